@@ -1,0 +1,1 @@
+"""Judges a node snapshot; one module per check."""

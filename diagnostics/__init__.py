@@ -1,0 +1,1 @@
+"""Reads a node or a snapshot of one; never writes to it."""

@@ -1,0 +1,1 @@
+"""The node proxy engine: cluster state in, kernel state out."""

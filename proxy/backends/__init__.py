@@ -1,0 +1,1 @@
+"""Data planes: plans in, kernel operations out; pure."""

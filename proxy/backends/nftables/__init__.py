@@ -1,0 +1,1 @@
+"""The map-based nftables data plane."""

@@ -1,0 +1,1 @@
+"""KubeProxyConfiguration v1alpha1: types, defaults, flags, decoding, validation."""

@@ -1,0 +1,1 @@
+"""Which connection tracking entries are stale, and which settings apply; pure."""

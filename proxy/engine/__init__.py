@@ -1,0 +1,1 @@
+"""The loop that keeps the kernel equal to the cluster state."""

@@ -1,0 +1,1 @@
+"""What the cluster says: pure values, no I/O."""

@@ -1,0 +1,1 @@
+"""What a packet should experience: the only place where policies are decided."""

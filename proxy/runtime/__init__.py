@@ -1,0 +1,1 @@
+"""What a running proxy shows: health, metrics, logs, events, HTTP."""
