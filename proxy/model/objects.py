@@ -15,7 +15,7 @@ class Struct(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """Base of all decoded objects: immutable, camelCase on the wire."""
 
 
-class ObjectMeta(Struct):
+class ObjectMeta(Struct, frozen=True):
     """The metadata fields that matter; ``uid`` and times are kept for conflict resolution."""
 
     name: str = ""
@@ -28,7 +28,7 @@ class ObjectMeta(Struct):
     annotations: dict[str, str] | None = None
 
 
-class ServicePortSpec(Struct):
+class ServicePortSpec(Struct, frozen=True):
     """``spec.ports[]`` of a Service; ``targetPort`` is never read, slices carry real ports."""
 
     port: int
@@ -37,19 +37,19 @@ class ServicePortSpec(Struct):
     node_port: int | None = None
 
 
-class ClientIPConfig(Struct):
+class ClientIPConfig(Struct, frozen=True):
     """``spec.sessionAffinityConfig.clientIP``."""
 
     timeout_seconds: int | None = None
 
 
-class SessionAffinityConfig(Struct):
+class SessionAffinityConfig(Struct, frozen=True):
     """``spec.sessionAffinityConfig``."""
 
     client_ip: ClientIPConfig | None = msgspec.field(default=None, name="clientIP")
 
 
-class ServiceSpec(Struct):
+class ServiceSpec(Struct, frozen=True):
     """``spec`` of a Service."""
 
     type: str | None = None
@@ -66,26 +66,26 @@ class ServiceSpec(Struct):
     health_check_node_port: int | None = None
 
 
-class LoadBalancerIngress(Struct):
+class LoadBalancerIngress(Struct, frozen=True):
     """One entry of ``status.loadBalancer.ingress``."""
 
     ip: str | None = None
     ip_mode: str | None = None
 
 
-class LoadBalancerStatus(Struct):
+class LoadBalancerStatus(Struct, frozen=True):
     """``status.loadBalancer``."""
 
     ingress: list[LoadBalancerIngress] | None = None
 
 
-class ServiceStatus(Struct):
+class ServiceStatus(Struct, frozen=True):
     """``status`` of a Service."""
 
     load_balancer: LoadBalancerStatus | None = None
 
 
-class Service(Struct):
+class Service(Struct, frozen=True):
     """A core/v1 Service."""
 
     metadata: ObjectMeta
@@ -93,7 +93,7 @@ class Service(Struct):
     status: ServiceStatus | None = None
 
 
-class EndpointConditions(Struct):
+class EndpointConditions(Struct, frozen=True):
     """``conditions`` of an endpoint; absent means what the API says it means (see endpoints)."""
 
     ready: bool | None = None
@@ -101,20 +101,20 @@ class EndpointConditions(Struct):
     terminating: bool | None = None
 
 
-class NamedHint(Struct):
+class NamedHint(Struct, frozen=True):
     """One entry of ``hints.forZones`` or ``hints.forNodes``."""
 
     name: str
 
 
-class EndpointHints(Struct):
+class EndpointHints(Struct, frozen=True):
     """``hints`` of an endpoint."""
 
     for_zones: list[NamedHint] | None = None
     for_nodes: list[NamedHint] | None = None
 
 
-class SliceEndpoint(Struct):
+class SliceEndpoint(Struct, frozen=True):
     """One entry of an EndpointSlice's ``endpoints``."""
 
     addresses: list[str] | None = None
@@ -123,7 +123,7 @@ class SliceEndpoint(Struct):
     hints: EndpointHints | None = None
 
 
-class SlicePort(Struct):
+class SlicePort(Struct, frozen=True):
     """One entry of an EndpointSlice's ``ports``."""
 
     name: str | None = None
@@ -131,7 +131,7 @@ class SlicePort(Struct):
     port: int | None = None
 
 
-class EndpointSlice(Struct):
+class EndpointSlice(Struct, frozen=True):
     """A discovery.k8s.io/v1 EndpointSlice."""
 
     metadata: ObjectMeta
@@ -140,10 +140,10 @@ class EndpointSlice(Struct):
     ports: list[SlicePort] | None = None
 
 
-class NodeSpec(Struct):
+class NodeSpec(Struct, frozen=True):
     """``spec`` of a Node."""
 
-    class Taint(Struct):
+    class Taint(Struct, frozen=True):
         """One entry of ``spec.taints``."""
 
         key: str
@@ -153,10 +153,10 @@ class NodeSpec(Struct):
     taints: list[Taint] | None = None
 
 
-class NodeStatus(Struct):
+class NodeStatus(Struct, frozen=True):
     """``status`` of a Node."""
 
-    class Address(Struct):
+    class Address(Struct, frozen=True):
         """One entry of ``status.addresses``."""
 
         type: str
@@ -165,7 +165,7 @@ class NodeStatus(Struct):
     addresses: list[Address] | None = None
 
 
-class Node(Struct):
+class Node(Struct, frozen=True):
     """A core/v1 Node."""
 
     metadata: ObjectMeta
@@ -173,13 +173,13 @@ class Node(Struct):
     status: NodeStatus | None = None
 
 
-class ServiceCIDRSpec(Struct):
+class ServiceCIDRSpec(Struct, frozen=True):
     """``spec`` of a ServiceCIDR."""
 
     cidrs: list[str] | None = None
 
 
-class ServiceCIDR(Struct):
+class ServiceCIDR(Struct, frozen=True):
     """A networking.k8s.io/v1 ServiceCIDR."""
 
     metadata: ObjectMeta

@@ -1,0 +1,261 @@
+"""
+The cluster as last heard, and which Services changed since it was last asked.
+
+The API tells only that an object changed. The store keeps what matters of each object, compares,
+and hands out the set of Services to plan again; nothing here looks at all Services for one change.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from proxy.model.addresses import IPFamily
+from proxy.model.endpoints import (
+    Endpoint,
+    KeptSlice,
+    PortKey,
+    merge_slices,
+    read_slice,
+    service_of,
+    trigger_time_of,
+)
+from proxy.model.events import Removed, Replaced, Resource, SourceEvent, Unreadable, Upserted
+from proxy.model.node import NodeInfo, read_node
+from proxy.model.objects import ApiObject, EndpointSlice, Node, Service, ServiceCIDR
+from proxy.model.services import ServiceName, ServicePort, read_service
+
+Ports = dict[IPFamily, tuple[ServicePort, ...]]
+Slices = dict[str, KeptSlice]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with one object; the rest of it, if any, is in use."""
+
+    resource: Resource
+    namespace: str
+    name: str
+    text: str
+
+
+@dataclass(slots=True)
+class Delta:
+    """
+    What changed since the last commit.
+
+    Attributes:
+        services: Services whose own object changed.
+        endpoints: Services whose slices changed, with the times the changes were triggered.
+    """
+
+    services: set[ServiceName] = field(default_factory=set)
+    endpoints: dict[ServiceName, list[str]] = field(default_factory=dict)
+    node_changed: bool = False
+    service_cidrs_changed: bool = False
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def touched(self) -> set[ServiceName]:
+        """Services to plan again."""
+        return self.services | self.endpoints.keys()
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.services
+            or self.endpoints
+            or self.node_changed
+            or self.service_cidrs_changed
+            or self.problems
+        )
+
+
+class ClusterStore:
+    """Services, EndpointSlices, the Node and ServiceCIDRs, for one or two IP families."""
+
+    def __init__(
+        self, families: Iterable[IPFamily], node_name: str, *, allow_external_ips: bool = True
+    ) -> None:
+        self._families = tuple(families)
+        self._node_name = node_name
+        self._allow_external_ips = allow_external_ips
+        self._ports: dict[ServiceName, Ports] = {}
+        self._slices: dict[ServiceName, Slices] = {}
+        self._owner: dict[tuple[str, str], ServiceName] = {}  # slice -> service
+        self._cidrs: dict[str, tuple[str, ...]] = {}
+        self._before: dict[ServiceName, Ports | None] = {}
+        self._delta = Delta()
+        self.node: NodeInfo | None = None
+        self.synced: set[Resource] = set()
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def service_names(self) -> Iterable[ServiceName]:
+        """Return all Services that have ports for this node."""
+        return self._ports.keys()
+
+    def ports(self, service: ServiceName, family: IPFamily) -> tuple[ServicePort, ...]:
+        """Return the ports of a Service for a family; empty when it is not served."""
+        return self._ports.get(service, {}).get(family, ())
+
+    def endpoints(
+        self, service: ServiceName, family: IPFamily
+    ) -> dict[PortKey, tuple[Endpoint, ...]]:
+        """Return the merged endpoints of a Service by port name and protocol."""
+        slices = self._slices.get(service)
+        if not slices:
+            return {}
+        if len(slices) == 1:
+            return merge_slices(slices.values(), family, self._node_name)
+        ordered = (slices[name] for name in sorted(slices))
+        return merge_slices(ordered, family, self._node_name)
+
+    def slices(self, service: ServiceName) -> Slices:
+        """Return the kept slices of a Service by name."""
+        return self._slices.get(service, {})
+
+    @property
+    def service_cidrs(self) -> tuple[str, ...]:
+        """All ServiceCIDRs, sorted."""
+        return tuple(sorted({cidr for cidrs in self._cidrs.values() for cidr in cidrs}))
+
+    @property
+    def pending_services(self) -> int:
+        """Number of Services whose own object changed and is not committed yet."""
+        return len(self._before)
+
+    # -- changing ----------------------------------------------------------------------------
+
+    def apply(self, event: SourceEvent) -> None:
+        """Take one event; problems of objects end up in the next delta."""
+        if isinstance(event, Upserted):
+            self._upsert(event.obj)
+        elif isinstance(event, Removed):
+            self._remove(event.resource, event.namespace, event.name)
+        elif isinstance(event, Replaced):
+            self._replace(event)
+        elif isinstance(event, Unreadable):
+            self._report(event.resource, event.namespace, event.name, [event.problem])
+
+    def commit(self) -> Delta:
+        """Return everything that changed since the last commit, and start anew."""
+        delta, self._delta = self._delta, Delta()
+        delta.services = set(self._before)
+        self._before.clear()
+        return delta
+
+    def _upsert(self, obj: ApiObject) -> None:
+        if isinstance(obj, Service):
+            self._upsert_service(obj)
+        elif isinstance(obj, EndpointSlice):
+            self._upsert_slice(obj)
+        elif isinstance(obj, Node):
+            self._upsert_node(obj)
+        elif isinstance(obj, ServiceCIDR):
+            self._set_cidrs(obj.metadata.name, tuple(obj.spec.cidrs or ()))
+
+    def _upsert_service(self, service: Service) -> None:
+        name = ServiceName(service.metadata.namespace, service.metadata.name)
+        ports: Ports = {}
+        problems: dict[str, None] = {}
+        for family in self._families:
+            reading = read_service(service, family, allow_external_ips=self._allow_external_ips)
+            problems.update(dict.fromkeys(reading.problems))
+            if reading.ports:
+                ports[family] = reading.ports
+        self._report(Resource.SERVICE, name.namespace, name.name, problems)
+        self._set_ports(name, ports or None)
+
+    def _set_ports(self, name: ServiceName, ports: Ports | None) -> None:
+        current = self._ports.get(name)
+        if current == ports:
+            return
+        before = self._before.setdefault(name, current)
+        if before == ports:  # changed back before anyone looked
+            del self._before[name]
+        if ports is None:
+            self._ports.pop(name, None)
+        else:
+            self._ports[name] = ports
+
+    def _upsert_slice(self, obj: EndpointSlice) -> None:
+        meta = obj.metadata
+        service_name = service_of(obj)
+        if not (service_name and meta.name and meta.namespace):
+            self._forget_slice(meta.namespace, meta.name)
+            return
+        owner = ServiceName(meta.namespace, sys.intern(service_name))
+        key = (meta.namespace, meta.name)
+        if self._owner.get(key, owner) != owner:
+            self._forget_slice(*key)
+        reading = read_slice(obj)
+        self._report(Resource.ENDPOINT_SLICE, meta.namespace, meta.name, reading.problems)
+        if reading.kept is None or reading.kept.family not in self._families:
+            self._forget_slice(*key)
+            return
+        slices = self._slices.setdefault(owner, {})
+        self._owner[key] = owner
+        if slices.get(meta.name) == reading.kept:
+            return
+        slices[meta.name] = reading.kept
+        times = self._delta.endpoints.setdefault(owner, [])
+        if trigger := trigger_time_of(obj):
+            times.append(trigger)
+
+    def _forget_slice(self, namespace: str, name: str) -> None:
+        owner = self._owner.pop((namespace, name), None)
+        if owner is None:
+            return
+        slices = self._slices[owner]
+        del slices[name]
+        if not slices:
+            del self._slices[owner]
+        # A removed slice says nothing about when the change was made.
+        self._delta.endpoints[owner] = []
+
+    def _upsert_node(self, node: Node) -> None:
+        info = read_node(node)
+        if info.name == self._node_name and info != self.node:
+            self.node = info
+            self._delta.node_changed = True
+
+    def _set_cidrs(self, name: str, cidrs: tuple[str, ...]) -> None:
+        before = self.service_cidrs
+        if cidrs:
+            self._cidrs[name] = cidrs
+        else:
+            self._cidrs.pop(name, None)
+        if before != self.service_cidrs:
+            self._delta.service_cidrs_changed = True
+
+    def _remove(self, resource: Resource, namespace: str, name: str) -> None:
+        if resource is Resource.SERVICE:
+            self._set_ports(ServiceName(namespace, name), None)
+        elif resource is Resource.ENDPOINT_SLICE:
+            self._forget_slice(namespace, name)
+        elif resource is Resource.SERVICE_CIDR:
+            self._set_cidrs(name, ())
+        # A deleted Node is kept as last seen: the proxy serves until it is stopped.
+
+    def _replace(self, event: Replaced) -> None:
+        listed = {(o.metadata.namespace, o.metadata.name) for o in event.objects}
+        for namespace, name in self._known(event.resource):
+            if (namespace, name) not in listed and (namespace, name) not in event.unreadable:
+                self._remove(event.resource, namespace, name)
+        for obj in event.objects:
+            self._upsert(obj)
+        self.synced.add(event.resource)
+
+    def _known(self, resource: Resource) -> list[tuple[str, str]]:
+        if resource is Resource.SERVICE:
+            return [(name.namespace, name.name) for name in self._ports]
+        if resource is Resource.ENDPOINT_SLICE:
+            return list(self._owner)
+        if resource is Resource.SERVICE_CIDR:
+            return [("", name) for name in self._cidrs]
+        return []
+
+    def _report(self, resource: Resource, namespace: str, name: str, texts: Iterable[str]) -> None:
+        for text in texts:
+            self._delta.problems.append(Problem(resource, namespace, name, text))
