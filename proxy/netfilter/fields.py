@@ -91,7 +91,7 @@ def _typeof(expression_type: int, payload: bytes) -> bytes:
     return _udata_u32(0, expression_type) + _udata(1, payload)
 
 
-def _payload(  # noqa: PLR0913 - one argument per column of the header tables below
+def _payload(
     text: str, base: int, offset: int, length: int, data_type: int, proto: int, template: int
 ) -> Field:
     return Field(
@@ -121,12 +121,17 @@ IPV4_SADDR = _payload("ip saddr", 1, 12, 4, TYPE_IPV4, _PROTO_IP, 11)
 IPV4_DADDR = _payload("ip daddr", 1, 16, 4, TYPE_IPV4, _PROTO_IP, 12)
 IPV6_SADDR = _payload("ip6 saddr", 1, 8, 16, TYPE_IPV6, _PROTO_IP6, 8)
 IPV6_DADDR = _payload("ip6 daddr", 1, 24, 16, TYPE_IPV6, _PROTO_IP6, 9)
-_CT_STATE, _CT_STATUS, _CT_PROTO_DST, _CT_DST_IPV4, _CT_DST_IPV6 = 0, 2, 12, 20, 22
+_CT_STATE, _CT_STATUS, _CT_PROTO_DST = 0, 2, 12
+_CT_SRC_IPV4, _CT_DST_IPV4, _CT_SRC_IPV6, _CT_DST_IPV6 = 19, 20, 21, 22
 _ORIGINAL = b"\0"  # IP_CT_DIR_ORIGINAL
 _META_MARK, _META_IIFNAME, _META_L4PROTO = 3, 6, 16
 IFNAMSIZ = 16
 
 TH_DPORT = _payload("th dport", 2, 2, 2, TYPE_INET_SERVICE, _PROTO_TH, 2)
+TRANSPORT_DPORT = {
+    name: _payload(f"{name} dport", 2, 2, 2, TYPE_INET_SERVICE, _PROTO_TH, 2)
+    for name in PROTOCOL_NAMES.values()
+}
 L4PROTO = _meta("meta l4proto", _META_L4PROTO, 1, TYPE_INET_PROTO)
 MARK = _meta("meta mark", _META_MARK, 4, TYPE_INTEGER)
 IIFNAME = _meta("iifname", _META_IIFNAME, IFNAMSIZ, TYPE_STRING)
@@ -153,6 +158,17 @@ _CT_ORIGINAL_DADDR = {
     IPFamily.IPV4: _conntrack("ct original ip daddr", _CT_DST_IPV4, 4, TYPE_IPV4, _ORIGINAL),
     IPFamily.IPV6: _conntrack("ct original ip6 daddr", _CT_DST_IPV6, 16, TYPE_IPV6, _ORIGINAL),
 }
+
+
+_CT_ORIGINAL_SADDR = {
+    IPFamily.IPV4: _conntrack("ct original ip saddr", _CT_SRC_IPV4, 4, TYPE_IPV4, _ORIGINAL),
+    IPFamily.IPV6: _conntrack("ct original ip6 saddr", _CT_SRC_IPV6, 16, TYPE_IPV6, _ORIGINAL),
+}
+
+
+def ct_original_saddr(family: IPFamily) -> Field:
+    """Return the client's address, before any translation."""
+    return _CT_ORIGINAL_SADDR[family]
 
 
 def ct_original_daddr(family: IPFamily) -> Field:
@@ -193,7 +209,7 @@ def random_index(modulus: int) -> Field:
         parameters=u32(2, modulus) + u32(3, 1) + u32(4, 0),
         register_attribute=1,
         data_type=TYPE_INTEGER,
-        typeof=_typeof(_UDATA_NUMGEN, _udata_u32(0, 1) + _udata_u32(1, modulus)),
+        typeof=_typeof(_UDATA_NUMGEN, _udata_u32(0, 1) + _udata_u32(1, modulus) + _udata_u32(2, 0)),
     )
 
 
@@ -248,5 +264,5 @@ def render_key(key: Key, value: bytes) -> str:
 
 
 def comment_userdata(text: str) -> bytes:
-    """Return element or rule user data that ``nft list`` prints as a comment (127 bytes at most)."""
+    """Return user data that ``nft list`` prints as a comment; cut to 127 bytes."""
     return _udata(0, text.encode()[:127] + b"\0")

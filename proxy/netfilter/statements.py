@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from proxy.model.addresses import IPFamily
 from proxy.netfilter import fields
@@ -127,6 +127,12 @@ def in_network(
     return Statement(text, _load(field) + masked + compare)
 
 
+def not_loopback(family: IPFamily) -> Statement:
+    """Return a match of packets that are not sent to a loopback address."""
+    loopback = ip_network("127.0.0.0/8" if family is IPFamily.IPV4 else "::1/128")
+    return in_network(fields.daddr(family), loopback, negate=True)
+
+
 def input_interface(name: str, *, prefix: bool = False, negate: bool = False) -> Statement:
     """Return a match of the input interface's name, or of the beginning of its name."""
     value = name.encode()[: fields.IFNAMSIZ - 1]
@@ -154,6 +160,12 @@ def verdict_map(key: Key, name: str) -> Statement:
     """Return the statement that looks *key* up in *name* and obeys the verdict found."""
     lookup = string(1, name) + u32(2, FIRST_REGISTER) + u32(3, _VERDICT_REGISTER)
     return Statement(f"{key_text(key)} vmap @{name}", load_key(key) + expression("lookup", lookup))
+
+
+def protocol_is(name: str) -> Statement:
+    """Return a match of one transport protocol: tcp, udp or sctp."""
+    number = bytes((fields.PROTOCOL_NUMBERS[name.upper()],))
+    return Statement(f"meta l4proto {name}", _load(fields.L4PROTO) + _compare(_CMP_EQ, number))
 
 
 def transport_is(protocols: tuple[str, ...]) -> Statement:
