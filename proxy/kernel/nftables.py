@@ -220,4 +220,3 @@ def _entries(data: memoryview) -> Iterator[tuple[int, dict[int, memoryview]]]:
 
 def _text(value: memoryview | None) -> str:
     return bytes(value).rstrip(b"\0").decode() if value is not None else ""
-

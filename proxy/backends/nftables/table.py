@@ -39,7 +39,8 @@ class Batch:
         counts: how many service ports need a shared element, where that changed.
         chains: shared chains that the batch adds.
         fresh: the batch states the whole table, whatever was there before.
-        forgets_clients: an endpoint with session affinity left; remembered clients must be purged.
+        learned: frontend and endpoint pairs with session affinity, added (True) or gone (False).
+        forgets_clients: such a pair is gone; remembered clients must be purged.
     """
 
     requests: list[Request] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Batch:
     chains: set[str] = field(default_factory=set)
     settings: Settings | None = None
     fresh: bool = False
+    learned: dict[bytes, bool] = field(default_factory=dict)
     forgets_clients: bool = False
 
     def __bool__(self) -> bool:
@@ -63,6 +65,7 @@ class NftablesTable:
         self._placed: dict[ServicePortName, Placed] = {}
         self._counts: dict[ElementKey, int] = {}
         self._chains: set[str] = set()
+        self._learned: set[bytes] = set()
 
     def __len__(self) -> int:
         return len(self._placed)
@@ -81,6 +84,10 @@ class NftablesTable:
     def service_chains(self) -> frozenset[str]:
         """Names of the shared chains in the table."""
         return frozenset(self._chains)
+
+    def learns(self, pair: bytes) -> bool:
+        """Return whether clients of a frontend may be remembered with an endpoint (key + data)."""
+        return pair in self._learned
 
     # -- batches -----------------------------------------------------------------------------
 
@@ -126,7 +133,8 @@ class NftablesTable:
             self.settings = batch.settings
             return
         if batch.fresh:
-            self._placed, self._counts, self._chains = {}, {}, set()
+            self._placed, self._counts = {}, {}
+            self._chains, self._learned = set(), set()
         for name, placed in batch.placed.items():
             if placed is None:
                 self._placed.pop(name, None)
@@ -138,6 +146,11 @@ class NftablesTable:
             else:
                 self._counts.pop(key, None)
         self._chains |= batch.chains
+        for pair, added in batch.learned.items():
+            if added:
+                self._learned.add(pair)
+            else:
+                self._learned.discard(pair)
 
     def forget_chains(self, names: Iterable[str]) -> None:
         """Forget chains that were deleted because nothing used them."""
@@ -175,12 +188,16 @@ class NftablesTable:
             for chain in needed:
                 if chain.name not in chains:
                     new_chains[chain.name] = chain
-            batch.forgets_clients |= _difference(name, old, new, removed, added)
+            _difference(name, old, new, removed, added)
             for key in shared_elements(before.plan) if before else ():
                 shared[key] -= 1
             for key in shared_elements(after.plan) if after else ():
                 shared[key] += 1
         _settle_shared(shared, counts, batch.counts, removed, added)
+        for set_name in (layout.AFFINITY_LEARN, layout.AFFINITY_LEARN_NODEPORTS):
+            batch.learned |= {change.key: False for change in removed.get(set_name, ())}
+            batch.learned |= {change.key: True for change in added.get(set_name, ())}
+        batch.forgets_clients = not all(batch.learned.values())
         batch.chains = set(new_chains)
         batch.requests = self._requests(new_chains.values(), removed, added)
         return batch
@@ -231,20 +248,14 @@ def _difference(
     new: Elements,
     removed: dict[str, list[Change]],
     added: dict[str, list[Change]],
-) -> bool:
-    """Sort the difference into *removed* and *added*; return whether a sticky endpoint left."""
-    forgets = False
+) -> None:
+    """Sort the difference of one service port's elements into *removed* and *added*."""
     for key, value in old.items():
         if new.get(key) != value:
             removed[key[0]].append(Change(key[1], value, name))
-            forgets = forgets or key[0] in _LEARNED
     for key, value in new.items():
         if old.get(key) != value:
             added[key[0]].append(Change(key[1], value, name))
-    return forgets
-
-
-_LEARNED = (layout.AFFINITY_LEARN, layout.AFFINITY_LEARN_NODEPORTS)
 
 
 def _settle_shared(

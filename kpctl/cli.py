@@ -1,0 +1,44 @@
+"""The command tree, without ``run``'s own flags."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kpctl.commands.config import app as config_app
+from kpctl.commands.lab import app as lab_app
+from kpctl.version import kpctl_version, kubernetes_version
+
+app = typer.Typer(
+    help="A Kubernetes node proxy that explains any node proxy.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(config_app, name="config")
+app.add_typer(lab_app, name="lab")
+
+
+@app.command(
+    "run",
+    help="Run the node proxy; takes kube-proxy's flags and configuration file.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    add_help_option=False,
+)
+def run_command(context: typer.Context) -> None:
+    """Hand the flags to the proxy's own parser."""
+    from kpctl.commands.run import run
+
+    raise typer.Exit(run(context.args))
+
+
+@app.command("version")
+def version_command(
+    short: Annotated[bool, typer.Option("--short", help="Print the version alone.")] = False,
+) -> None:
+    """Print the version of kpctl and of the kube-proxy it stands in for."""
+    if short:
+        typer.echo(kpctl_version())
+    else:
+        typer.echo(f"kpctl {kpctl_version()} (node proxy of Kubernetes {kubernetes_version()})")

@@ -1,0 +1,321 @@
+"""The composition root of ``kpctl run``: builds the parts, connects them, and ends them."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kpctl.cluster_source import make_source
+from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
+from kpctl.version import kpctl_version, kubernetes_version
+from proxy.backends.nftables.layout import TABLE
+from proxy.backends.nftables.requests import delete_table
+from proxy.config.convert import to_v1alpha1
+from proxy.config.gates import gate_enabled
+from proxy.config.node import node_name
+from proxy.config.startup import family_mismatches, node_port_warnings
+from proxy.config.types import NFTABLES, ProxyConfig
+from proxy.config.watch import FileWatch
+from proxy.conntrack.settings import setting_writes
+from proxy.engine.debug_pages import DebugPages
+from proxy.engine.loop import AddressesChanged, Engine, FatalError, Kernel
+from proxy.engine.node_settings import NodeView
+from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
+from proxy.kernel.addresses import AddressMonitor, local_addresses
+from proxy.kernel.conntrack import load_conntrack
+from proxy.kernel.conntrack_worker import ConntrackWorker
+from proxy.kernel.netlink import NetlinkError
+from proxy.kernel.nft_monitor import NftMonitor
+from proxy.kernel.nftables import NetlinkNft
+from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
+from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
+from proxy.model.addresses import IPFamily
+from proxy.model.store import ClusterStore
+from proxy.runtime.clock import SystemClock
+from proxy.runtime.events import Event, NodeEvents
+from proxy.runtime.health import ProxyHealth
+from proxy.runtime.http import MetricsPages, health_handler, metrics_handler
+from proxy.runtime.http_message import Handler
+from proxy.runtime.http_server import HttpLoop
+from proxy.runtime.listening import BindError, parse_address
+from proxy.runtime.logs import get_logger
+from proxy.runtime.metrics import BuildInfo, ProxyMetrics
+from proxy.runtime.service_health import PortFailure, ServiceHealth
+from proxy.runtime.zpages import Process
+from proxy.sources.source import ConfigurationError
+
+log = get_logger(__name__)
+
+_CONFIG_LOOK_S = 2.0
+# After the start almost nothing is garbage; a full collection would only pass over live objects.
+_GC_THRESHOLDS = (50_000, 50, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says beside the configuration."""
+
+    master: str = ""
+    manifests: Path | None = None
+    init_only: bool = False
+    watch: FileWatch | None = None
+    flags: Mapping[str, str] = field(default_factory=dict)
+
+
+def clean_up() -> int:
+    """Delete everything the proxy, ours or kube-proxy in nftables mode, left in the kernel."""
+    if not _has_rights():
+        return ENVIRONMENT
+    code = OK
+    for family in IPFamily:
+        try:
+            port = NetlinkNft(family)
+            if port.table_comment(TABLE) is not None:
+                port.apply([delete_table()])
+                log.info("Deleted nftables table", table=TABLE, ipFamily=family.value)
+            port.close()
+        except OSError as error:
+            log.error("Error cleaning up nftables rules", err=error, ipFamily=family.value)
+            code = FINDINGS
+    return code
+
+
+def run(config: ProxyConfig, options: Options) -> int:
+    """Run the proxy until a signal; return the exit code."""
+    if not _has_rights():
+        return ENVIRONMENT
+    if problem := set_oom_score_adj(config.oom_score_adj):
+        log.v(2).info("Cannot set OOM score", problem=problem)
+    _apply_conntrack_settings(config)
+    if options.init_only:
+        log.info("System initialized and --init-only specified")
+        return OK
+    try:
+        return _NodeProxy(config, options).run()
+    except (ConfigurationError, FatalError) as error:
+        log.error("command failed", err=error)
+        return FINDINGS
+    except NetlinkError as error:
+        log.error("command failed", err=f"netlink: {error}")
+        return ENVIRONMENT
+
+
+def _has_rights() -> bool:
+    if may_administer_network():
+        return True
+    log.error(
+        "command failed",
+        err="missing capability CAP_NET_ADMIN: run as root, or give the container or unit "
+        "CAP_NET_ADMIN (securityContext.capabilities.add: [NET_ADMIN])",
+    )
+    return False
+
+
+def _apply_conntrack_settings(config: ProxyConfig) -> None:
+    writes = setting_writes(config.conntrack, cpu_count())
+    if not writes:
+        return
+    try:
+        load_conntrack()
+    except NetlinkError as error:
+        log.error("Connection tracking is not available in this kernel", err=error)
+        return
+    apply_settings(writes, SysctlTree())
+
+
+class _NodeProxy:
+    """One running proxy: sources, engine, servers, monitors."""
+
+    def __init__(self, config: ProxyConfig, options: Options) -> None:
+        self._config = config
+        self._options = options
+        self._name = node_name(config.hostname_override, socket.gethostname())
+        self._clock = SystemClock()
+        self._metrics = ProxyMetrics(BuildInfo(git_version=kubernetes_version()))
+        self._health = ProxyHealth(2 * config.sync_period_s, self._clock)
+        self._probes = HttpLoop("healthz")
+        self._pages = HttpLoop("metrics")
+        self._families = supported_families()
+        self._nft = {family: NetlinkNft(family) for family in self._families}
+        self._conntrack = ConntrackWorker(conntrack_reporter(self._metrics))
+        self._source, self._events = make_source(
+            config, options.master, options.manifests, self._name, self._metrics
+        )
+        self._store = ClusterStore(
+            self._families,
+            self._name,
+            allow_external_ips=gate_enabled(config, "AllowServiceExternalIPs"),
+        )
+        self._exit_code = OK
+        self.engine = Engine(
+            config,
+            self._name,
+            self._store,
+            Kernel(self._nft, local_addresses),
+            Publisher(self._outlets()),
+            wait_for_node=options.manifests is None,
+            on_starting=self._check_node,
+            on_started=self._on_started,
+        )
+
+    def _outlets(self) -> Outlets:
+        return Outlets(
+            self._metrics, self._health, self._service_health(), self._events, self._conntrack
+        )
+
+    def _service_health(self) -> dict[IPFamily, ServiceHealth]:
+        return {
+            family: ServiceHealth(
+                self._probes, family.value, self._health.healthy, self._health_port_failed
+            )
+            for family in self._families
+        }
+
+    def _health_port_failed(self, failure: PortFailure) -> None:
+        namespace, name = failure.service
+        event = NodeEvents(self._name).service_health_failed(
+            namespace, name, failure.port, failure.error
+        )
+        self._events.record(event)
+
+    def run(self) -> int:
+        """Start everything, work until told to stop, end everything; rules stay."""
+        gc.disable()  # nothing is garbage while everything is read for the first time
+        log.info("Version info", version=kubernetes_version(), kpctl=kpctl_version(), mode=NFTABLES)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        self._conntrack.start()
+        self._source.start(self.engine.submit)
+        self._serve()
+        monitor, addresses = self._watch_kernel()
+        self._watch_config()
+        try:
+            self.engine.run()
+        finally:
+            # The process ends here, so a stream that is slow to close is not waited for.
+            monitor.close()
+            addresses.close()
+            self._probes.stop()
+            self._pages.stop()
+            self._conntrack.close(timeout_s=0.5)
+        log.info("Stopped; rules stay in the kernel")
+        return self._exit_code
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        log.info("Stopping", signal=signal.Signals(number).name)
+        self.engine.stop()
+
+    def _check_node(self, view: NodeView) -> None:
+        ips = view.ips(self._config)
+        log.info(
+            "Successfully retrieved NodeIPs",
+            NodeIPs=[ips.by_family[f] for f in self._families if ips.is_known(f)],
+        )
+        pod_cidrs = view.info.pod_cidrs if view.info else ()
+        warnings = list(node_port_warnings(self._config, ips.primary_family, pod_cidrs))
+        mismatches = family_mismatches(
+            self._config, ips.primary_family, pod_cidrs, dual_stack=len(self._families) == 2
+        )
+        for mismatch in mismatches:
+            if mismatch.fatal:
+                raise FatalError(f"kube-proxy configuration is incorrect: {mismatch.message}")
+            warnings.append(mismatch.message)
+        for text in warnings:
+            log.error("Kube-proxy configuration may be incomplete or incorrect", err=text)
+
+    def _on_started(self) -> None:
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        gc.enable()
+        log.info("Services are served", families=[f.value for f in self._families])
+        self._events.record(NodeEvents(self._name).started())
+
+    # -- servers -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        config, events = self._config, NodeEvents(self._name)
+        self._probes.start()
+        self._pages.start()
+        if config.healthz_bind_address:
+            handler = health_handler(self._health, self._metrics)
+            self._listen(self._probes, config.healthz_bind_address, handler, events.healthz_failed)
+        handler = metrics_handler(self._metrics_pages())
+        self._listen(self._pages, config.metrics_bind_address, handler, events.metrics_failed)
+
+    def _listen(
+        self, loop: HttpLoop, address: str, handler: Handler, event: Callable[[str], Event]
+    ) -> None:
+        if self._config.bind_address_hard_fail:
+            try:
+                loop.listen(parse_address(address), handler)
+            except BindError as error:
+                self._events.record(event(str(error)))
+                raise FatalError(str(error)) from error
+            return
+        loop.serve(
+            parse_address(address),
+            handler,
+            lambda error: log.error("Server failed; trying again in 5s", err=error),
+        )
+
+    def _metrics_pages(self) -> MetricsPages:
+        debug = DebugPages(self.engine, self._store)
+        process = Process(
+            flags=self._options.flags,
+            version=f"kpctl {kpctl_version()}",
+            emulation_version=kubernetes_version(),
+            clock=self._clock,
+            started_wall_ns=self._clock.wall_ns(),
+            started_monotonic_ns=self._clock.monotonic_ns(),
+        )
+        return MetricsPages(
+            metrics=self._metrics,
+            process=process,
+            mode=NFTABLES,
+            configz=lambda: to_v1alpha1(self._config),
+            desired=debug.desired,
+            last_sync=debug.last_sync,
+            why=debug.why,
+            profiling=self._config.enable_profiling,
+        )
+
+    # -- watchers ----------------------------------------------------------------------------
+
+    def _watch_kernel(self) -> tuple[NftMonitor, AddressMonitor]:
+        own = frozenset(port.portid for port in self._nft.values())
+        monitor, addresses = NftMonitor(TABLE, own), AddressMonitor()
+
+        def edits() -> None:
+            for edit in monitor.edits():
+                self.engine.submit(edit)
+
+        def moves() -> None:
+            for _ in addresses.changes():
+                self.engine.submit(AddressesChanged())
+
+        for name, target in (("nft-monitor", edits), ("address-monitor", moves)):
+            threading.Thread(target=target, name=name, daemon=True).start()
+        return monitor, addresses
+
+    def _watch_config(self) -> None:
+        watch = self._options.watch
+        if watch is None:
+            return
+
+        def look() -> None:
+            while not watch.changed():
+                time.sleep(_CONFIG_LOOK_S)
+            log.error(
+                "command failed",
+                err="content of the proxy server's configuration file was updated",
+            )
+            self._exit_code = FINDINGS
+            self.engine.stop()
+
+        threading.Thread(target=look, name="config-watch", daemon=True).start()

@@ -1,0 +1,406 @@
+"""
+The engine: one thread that takes events from a queue and keeps the kernel equal to them.
+
+Everything that was queued while a synchronisation ran goes into the next one, so a storm of events
+becomes fewer and larger transactions, and a single change is written at once. Nothing in here
+passes over all Services because of one change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from proxy.backends.nftables.table import NftablesTable
+from proxy.config.types import NODE_CIDR, ProxyConfig
+from proxy.engine.conntrack_requests import after_changes, after_start
+from proxy.engine.family import Applied, FamilyProxy
+from proxy.engine.node_settings import NodeView, table_settings
+from proxy.engine.publisher import Publisher
+from proxy.engine.reconciler import Reconciler, SyncResult
+from proxy.engine.repairs import RepairPacing
+from proxy.engine.start_order import first_batches
+from proxy.kernel.nft_monitor import ForeignEdit
+from proxy.kernel.nftables import NftPort
+from proxy.model.addresses import IPFamily, unpack_address
+from proxy.model.events import Removed, Replaced, Resource, SourceEvent, Unreadable, Upserted
+from proxy.model.objects import EndpointSlice, Service
+from proxy.model.services import ServiceName
+from proxy.model.store import ClusterStore, Delta
+from proxy.plan.planner import Planner
+from proxy.plan.service_plan import ServicePortPlan
+from proxy.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+RESTATE_PERIOD_S = 3600.0
+NODE_WAIT_S = 30.0
+POD_CIDR_WAIT_S = 300.0
+_MOST_EVENTS_AT_ONCE = 5000
+_SOURCE_EVENTS = (Upserted, Removed, Replaced, Unreadable)
+
+
+class AddressesChanged:
+    """An interface of the node gained or lost an address."""
+
+
+class Stop:
+    """The engine shall return."""
+
+
+Item = SourceEvent | ForeignEdit | AddressesChanged | Stop
+
+
+class FatalError(Exception):
+    """The proxy cannot work as configured; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The kernel as the engine needs it."""
+
+    ports: Mapping[IPFamily, NftPort]
+    addresses: Callable[[IPFamily], frozenset[bytes]]
+
+
+class Engine:
+    """Keeps one node's tables up to date; ``run`` is its thread, ``submit`` is for all others."""
+
+    def __init__(
+        self,
+        config: ProxyConfig,
+        node_name: str,
+        store: ClusterStore,
+        kernel: Kernel,
+        publisher: Publisher,
+        *,
+        wait_for_node: bool = True,
+        on_starting: Callable[[NodeView], None] = lambda _: None,
+        on_started: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.families: dict[IPFamily, FamilyProxy] = {}
+        self.last_result: dict[str, dict[str, object]] = {}
+        self.lock = threading.RLock()  # held while state changes; debug pages take it to read
+        self._config = config
+        self._node_name = node_name
+        self._store = store
+        self._kernel = kernel
+        self._publisher = publisher
+        self._wait_for_node = wait_for_node
+        self._on_starting = on_starting
+        self._on_started = on_started
+        self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._started = False
+        self._stopping = False
+        self._node_deadline: float | None = None
+        self._restate_at = float("inf")
+        self._repairs = {family: RepairPacing() for family in kernel.ports}
+        self._view = NodeView(node_name, None, {})
+
+    def submit(self, item: Item) -> None:
+        """Queue an event; thread-safe and quick."""
+        self._queue.put(item)
+
+    def stop(self) -> None:
+        """Make ``run`` return after what it is doing; rules stay in the kernel."""
+        self._queue.put(Stop())
+
+    def run(self) -> None:
+        """Work until stopped; raises FatalError when the configuration cannot work here."""
+        while not self._stopping:
+            items = self._next_items()
+            with self.lock:
+                self._take(items)
+                if self._stopping:
+                    return
+                if self._started:
+                    self._synchronise()
+                    self._do_what_is_due()
+                elif self._may_start():
+                    self._start()
+
+    # -- events ------------------------------------------------------------------------------
+
+    def _next_items(self) -> list[Item]:
+        items: list[Item] = []
+        timeout = self._pause()
+        with contextlib.suppress(queue.Empty):
+            items.append(self._queue.get(timeout=timeout))
+            while len(items) < _MOST_EVENTS_AT_ONCE:
+                items.append(self._queue.get_nowait())
+        return items
+
+    def _pause(self) -> float:
+        times = [self._restate_at]
+        if not self._started and self._node_deadline is not None:
+            times.append(self._node_deadline)
+        for family, proxy in self.families.items():
+            times.append(proxy.reconciler.next_due() or float("inf"))
+            times.append(self._repairs[family].due)
+        return min(max(0.0, min(times) - time.monotonic()), 3600.0)
+
+    def _take(self, items: Iterable[Item]) -> None:
+        services = slices = 0
+        for item in items:
+            if isinstance(item, _SOURCE_EVENTS):
+                service, endpoint_slice = _counts(item)
+                services += service
+                slices += endpoint_slice
+                self._store.apply(item)
+            elif isinstance(item, ForeignEdit):
+                self._note_edit(item)
+            elif isinstance(item, AddressesChanged):
+                self._refresh_view()
+            else:
+                self._stopping = True
+        if services or slices:
+            # kube-proxy counts Service events once for each family, endpoint events once.
+            self._publisher.counted(services * len(self._kernel.ports), slices)
+
+    def _note_edit(self, edit: ForeignEdit) -> None:
+        proxy = self.families.get(edit.family)
+        if proxy is None:
+            return
+        self._publisher.repairing(edit)
+        self._repairs[edit.family].needed(time.monotonic())
+
+    # -- start -------------------------------------------------------------------------------
+
+    def _may_start(self) -> bool:
+        synced = self._store.synced
+        if not {Resource.SERVICE, Resource.ENDPOINT_SLICE, Resource.NODE} <= synced:
+            return False
+        if self._node_is_complete() or not self._wait_for_node:
+            return True
+        needs_cidrs = self._config.detect_local.mode == NODE_CIDR
+        now = time.monotonic()
+        if self._node_deadline is None:
+            self._node_deadline = now + (POD_CIDR_WAIT_S if needs_cidrs else NODE_WAIT_S)
+            log.info("Waiting for the Node object to have what is needed", node=self._node_name)
+        if now < self._node_deadline:
+            return False
+        if needs_cidrs:
+            raise FatalError(
+                f"timed out waiting for pod CIDRs of node {self._node_name!r}: detectLocalMode "
+                "NodeCIDR needs them; check the Node object or choose another mode"
+            )
+        log.error("Timed out waiting for the Node or its addresses; going on without them")
+        return True
+
+    def _node_is_complete(self) -> bool:
+        info = self._store.node
+        if info is None or not info.addresses:
+            return False
+        return bool(info.pod_cidrs) or self._config.detect_local.mode != NODE_CIDR
+
+    def _start(self) -> None:
+        delta = self._store.commit()
+        self._view = self._look_around()
+        self._on_starting(self._view)
+        self._publisher.node(self._view.info)
+        self._publisher.queued(family.value for family in self._kernel.ports)
+        for family, port in self._kernel.ports.items():
+            settings = table_settings(self._config, self._view, family)
+            planner = Planner(self._view.location, self._view.node_address(self._config, family))
+            reconciler = Reconciler(NftablesTable(settings), port, time.monotonic)
+            proxy = FamilyProxy(family, self._store, planner, reconciler)
+            self._first_synchronisation(proxy)
+            self.families[family] = proxy
+        self._started = True
+        self._restate_at = _next_restate()
+        self._publisher.problems(delta.problems)
+        self._publisher.conflicts(self.families.values())
+        self._on_started()
+
+    def _first_synchronisation(self, proxy: FamilyProxy) -> None:
+        started = time.perf_counter()
+        services = list(self._store.service_names())
+        proxy.plan(services)
+        plans = list(proxy.planner.all_effective())
+        try:
+            applied = self._write_first(proxy, plans)
+        except OSError as error:
+            # The kernel could not even be asked what is there; the retry states everything.
+            proxy.reconciler.lose(str(error))
+            applied = Applied(SyncResult(full=True, error=str(error)), {}, {})
+        self._published(proxy, applied, time.perf_counter() - started)
+        self._publisher.health_ports(proxy, services)
+        settings = proxy.reconciler.table.settings
+        self._publisher.stale_flows(
+            after_start(
+                proxy.family,
+                plans,
+                proxy.serving,
+                self._node_port_texts(proxy),
+                settings.service_cidrs,
+            )
+        )
+
+    def _write_first(self, proxy: FamilyProxy, plans: Sequence[ServicePortPlan]) -> Applied:
+        if proxy.reconciler.existing_layout() is not None:
+            # Services work through what is there: everything changes at one instant.
+            return proxy.restate()
+        first, rest = first_batches(plans)
+        applied = Applied(proxy.reconciler.restate(first, replace=False), {}, {})
+        for batch in rest:
+            if not proxy.reconciler.in_sync:
+                break
+            result = proxy.write({plan.name: plan for plan in batch}).result
+            applied = Applied(_both(applied.result, result), {}, {})
+        return applied
+
+    # -- work --------------------------------------------------------------------------------
+
+    def _synchronise(self) -> None:
+        delta = self._store.commit()
+        if not delta:
+            return
+        self._publisher.problems(delta.problems)
+        if delta.node_changed or delta.service_cidrs_changed:
+            self._refresh_view()
+        touched = delta.touched
+        if not touched:
+            return
+        for proxy in self.families.values():
+            self._synchronise_family(proxy, touched, delta)
+        self._publisher.conflicts(self.families.values())
+
+    def _synchronise_family(
+        self, proxy: FamilyProxy, touched: set[ServiceName], delta: Delta
+    ) -> None:
+        started = time.perf_counter()
+        changes = proxy.plan(touched)
+        if changes:
+            self._publisher.queued((proxy.name,))
+            applied = proxy.write(changes)
+            self._published(proxy, applied, time.perf_counter() - started)
+            self._clean_flows(proxy, applied)
+            if not applied.result.error:
+                for times in delta.endpoints.values():
+                    self._publisher.programmed(proxy.name, times)
+        self._publisher.health_ports(proxy, touched)
+
+    def _clean_flows(self, proxy: FamilyProxy, applied: Applied) -> None:
+        names = self._node_port_texts(proxy)
+        self._publisher.stale_flows(
+            after_changes(proxy.family, applied.before, applied.after, proxy.serving, names)
+        )
+
+    def _node_port_texts(self, proxy: FamilyProxy) -> frozenset[str]:
+        accepted = proxy.reconciler.table.settings.node_port_addresses
+        if accepted is None:
+            accepted = self._view.addresses.get(proxy.family, frozenset())
+        return frozenset(map(unpack_address, accepted))
+
+    def _do_what_is_due(self) -> None:
+        now = time.monotonic()
+        periodic = now >= self._restate_at
+        for family, proxy in self.families.items():
+            repairs = self._repairs[family]
+            if periodic or proxy.reconciler.restate_is_due or now >= repairs.due:
+                if now >= repairs.due:
+                    repairs.done(now)
+                self._restate(proxy, prune=periodic)
+            elif retries := proxy.reconciler.due_retries():
+                started = time.perf_counter()
+                applied = proxy.write(retries)
+                self._published(proxy, applied, time.perf_counter() - started)
+        if periodic:
+            self._restate_at = _next_restate()
+
+    def _restate(self, proxy: FamilyProxy, *, prune: bool = False) -> None:
+        started = time.perf_counter()
+        try:
+            applied = proxy.restate()
+            if prune and proxy.reconciler.in_sync:
+                proxy.reconciler.prune_chains()
+        except OSError as error:
+            proxy.reconciler.lose(str(error))
+            applied = Applied(SyncResult(full=True, error=str(error)), {}, {})
+        self._published(proxy, applied, time.perf_counter() - started)
+
+    # -- the node ----------------------------------------------------------------------------
+
+    def _look_around(self) -> NodeView:
+        addresses = {family: self._kernel.addresses(family) for family in self._kernel.ports}
+        return NodeView(self._node_name, self._store.node, addresses, self._store.service_cidrs)
+
+    def _refresh_view(self) -> None:
+        if not self._started:
+            return
+        before, self._view = self._view, self._look_around()
+        if before == self._view:
+            return
+        self._publisher.node(self._view.info)
+        for proxy in self.families.values():
+            self._settle_in(proxy, before)
+
+    def _settle_in(self, proxy: FamilyProxy, before: NodeView) -> None:
+        table = proxy.reconciler.table
+        settings = table_settings(self._config, self._view, proxy.family)
+        easy = replace(
+            table.settings,
+            node_port_addresses=settings.node_port_addresses,
+            service_cidrs=settings.service_cidrs,
+        )
+        same_kind = (settings.node_port_addresses is None) == (
+            table.settings.node_port_addresses is None
+        )
+        if settings != easy or not same_kind:
+            log.info("What tells pods' traffic apart has changed", ipFamily=proxy.name)
+            table.settings = settings
+            self._restate(proxy)
+        elif result := proxy.resettle(settings):
+            self._published(proxy, Applied(result, {}, {}), result.kernel_s)
+        address = self._view.node_address(self._config, proxy.family)
+        moved = self._view.location != before.location
+        if moved or address != before.node_address(self._config, proxy.family):
+            log.info("The node's zone or address has changed", zone=self._view.location.zone)
+            started = time.perf_counter()
+            if changes := proxy.move(self._view.location, address):
+                applied = proxy.write(changes)
+                self._published(proxy, applied, time.perf_counter() - started)
+                self._clean_flows(proxy, applied)
+
+    def _published(self, proxy: FamilyProxy, applied: Applied, duration_s: float) -> None:
+        result = applied.result
+        self.last_result[proxy.name] = {
+            "finished": time.time(),
+            "full": result.full,
+            "durationSeconds": duration_s,
+            "kernelSeconds": result.kernel_s,
+            "requests": result.requests,
+            "error": result.error,
+            "refused": {str(name): why for name, why in result.refused.items()},
+        }
+        self._publisher.synced(proxy, applied, duration_s)
+
+
+def _counts(event: SourceEvent) -> tuple[int, int]:
+    if isinstance(event, Upserted):
+        return int(isinstance(event.obj, Service)), int(isinstance(event.obj, EndpointSlice))
+    number = len(event.objects) if isinstance(event, Replaced) else 1
+    return (
+        number if event.resource is Resource.SERVICE else 0,
+        number if event.resource is Resource.ENDPOINT_SLICE else 0,
+    )
+
+
+def _both(first: SyncResult, second: SyncResult) -> SyncResult:
+    return SyncResult(
+        full=True,
+        kernel_s=first.kernel_s + second.kernel_s,
+        requests=first.requests + second.requests,
+        error=first.error or second.error,
+        refused=first.refused | second.refused,
+    )
+
+
+def _next_restate() -> float:
+    # Spread, so that the nodes of a cluster do not all restate at once.
+    return time.monotonic() + RESTATE_PERIOD_S * random.uniform(0.9, 1.1)  # noqa: S311

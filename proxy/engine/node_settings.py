@@ -1,0 +1,95 @@
+"""The configuration applied to this node: settings of each family's table, and where we are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.config import node as node_config
+from proxy.config.node import DetectBy, LocalDetector, NodeIPs
+from proxy.config.types import ProxyConfig
+from proxy.model.addresses import IPFamily, network_family, pack_address, parse_network
+from proxy.model.node import NodeInfo
+from proxy.plan.topology import Location
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """
+    What is known of this node at one moment.
+
+    Attributes:
+        info: the Node object's facts, or None before it was seen.
+        addresses: packed addresses of all interfaces, by family.
+        service_cidrs: ServiceCIDRs of the cluster, both families.
+    """
+
+    name: str
+    info: NodeInfo | None
+    addresses: Mapping[IPFamily, frozenset[bytes]]
+    service_cidrs: tuple[str, ...] = ()
+
+    @property
+    def location(self) -> Location:
+        """Where endpoints' hints and node names are compared with."""
+        return Location(self.name, self.info.zone if self.info else "")
+
+    def ips(self, config: ProxyConfig) -> NodeIPs:
+        """Return the node's own address per family."""
+        return node_config.node_ips(config.bind_address, self.info.addresses if self.info else ())
+
+    def node_address(self, config: ProxyConfig, family: IPFamily) -> bytes | None:
+        """Return the node's packed address of a family, or None when it is not known."""
+        ips = self.ips(config)
+        return pack_address(ips.by_family[family]) if ips.is_known(family) else None
+
+
+def table_settings(config: ProxyConfig, view: NodeView, family: IPFamily) -> Settings:
+    """Return the settings of one family's table."""
+    pod_cidrs = view.info.pod_cidrs if view.info else ()
+    detector = node_config.local_detectors(config.detect_local, pod_cidrs)[family]
+    networks = [network for cidr in view.service_cidrs if (network := parse_network(cidr))]
+    return Settings(
+        family=family,
+        masquerade_bit=config.masquerade_bit,
+        masquerade_all=config.masquerade_all,
+        local_traffic=_local_traffic(detector),
+        node_port_addresses=_node_port_addresses(config, view, family),
+        service_cidrs=tuple(n for n in networks if network_family(n) is family),
+    )
+
+
+def _local_traffic(detector: LocalDetector) -> LocalTraffic:
+    if detector.by is DetectBy.CIDR:
+        return LocalTraffic(network=ip_network(detector.value, strict=False))
+    if detector.by is DetectBy.BRIDGE:
+        return LocalTraffic(interface=detector.value)
+    if detector.by is DetectBy.INTERFACE_PREFIX:
+        return LocalTraffic(interface_prefix=detector.value)
+    return LocalTraffic()
+
+
+def _node_port_addresses(
+    config: ProxyConfig, view: NodeView, family: IPFamily
+) -> frozenset[bytes] | None:
+    """Return the packed node addresses that accept NodePorts; None for all of them."""
+    cidrs = node_config.expand_primary(config.node_port_addresses, view.ips(config))
+    wanted = node_config.node_port_addresses(cidrs, family)
+    if wanted.match_all:
+        return None
+    networks = [network for cidr in wanted.cidrs if (network := parse_network(cidr))]
+    return frozenset(
+        address
+        for address in view.addresses.get(family, frozenset())
+        if not _is_loopback(address)
+        and any(
+            int.from_bytes(address, "big") & int(n.netmask) == int(n.network_address)
+            for n in networks
+        )
+    )
+
+
+def _is_loopback(packed: bytes) -> bool:
+    return packed[0] == 127 if len(packed) == 4 else packed == b"\0" * 15 + b"\1"

@@ -1,0 +1,214 @@
+"""
+What others see of the engine's work: metrics, health, logs, Events, health check ports, and the
+request to clean up stale flows. Nothing here decides anything about packets.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from proxy.conntrack.stale import CleanupRequest
+from proxy.engine.family import Applied, FamilyProxy
+from proxy.kernel.conntrack import CleanupResult
+from proxy.kernel.conntrack_worker import ConntrackWorker
+from proxy.kernel.nft_monitor import ForeignEdit
+from proxy.model.addresses import IPFamily
+from proxy.model.node import NodeInfo
+from proxy.model.services import ServiceName
+from proxy.model.store import Problem
+from proxy.plan.planner import Conflict
+from proxy.runtime.events import Event, EventRecorder, Regarding
+from proxy.runtime.health import ProxyHealth
+from proxy.runtime.logs import get_logger
+from proxy.runtime.metrics import ProxyMetrics
+from proxy.runtime.service_health import ServiceHealth
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where the publisher writes; ``conntrack`` is None when flows cannot be cleaned up here."""
+
+    metrics: ProxyMetrics
+    health: ProxyHealth
+    service_health: dict[IPFamily, ServiceHealth]
+    events: EventRecorder
+    conntrack: ConntrackWorker | None
+
+
+class Publisher:
+    """Publishes what the engine did; called from the engine's thread."""
+
+    def __init__(self, outlets: Outlets) -> None:
+        self._out = outlets
+        self._health_ports: dict[IPFamily, set[ServiceName]] = {}
+        self._rejected: dict[str, set[tuple[str, str]]] = {}
+        self._conflicts: set[Conflict] = set()
+
+    def counted(self, services: int, slices: int) -> None:
+        """Count events that came from the source."""
+        if services:
+            self._out.metrics.service_changes.inc(by=services)
+        if slices:
+            self._out.metrics.endpoint_changes.inc(by=slices)
+
+    def queued(self, families: Iterable[str]) -> None:
+        """Note that a synchronisation was asked for."""
+        now = time.time()
+        for family in families:
+            self._out.health.queued(family)
+            self._out.metrics.last_queued.set(now, family)
+
+    def synced(self, proxy: FamilyProxy, applied: Applied, duration_s: float) -> None:
+        """Publish one synchronisation of one family."""
+        metrics, family, result = self._out.metrics, proxy.name, applied.result
+        metrics.sync_duration.observe(duration_s, family)
+        by_kind = metrics.full_sync_duration if result.full else metrics.partial_sync_duration
+        by_kind.observe(duration_s, family)
+        if result.requests:
+            metrics.kernel_transactions.observe(result.kernel_s, family)
+        metrics.failed_service_ports.set(len(proxy.reconciler.failures), family)
+        for policy in ("internal", "external"):
+            metrics.no_local_endpoints.set(proxy.missing_local[policy], policy, family)
+        self._refused(family, applied)
+        if result.error:
+            metrics.nftables_sync_failures.inc(family)
+            log.error(
+                "Sync failed; what the kernel holds stays in force and everything will be "
+                "written anew",
+                err=result.error,
+                ipFamily=family,
+            )
+            return
+        metrics.last_sync.set(time.time(), family)
+        self._out.health.updated(family)
+        log.v(2).info(
+            "Synced nftables rules",
+            ipFamily=family,
+            fullSync=result.full,
+            servicePorts=len(proxy.reconciler.table),
+            requests=result.requests,
+            kernel=f"{result.kernel_s * 1000:.3f}ms",
+            elapsed=f"{duration_s * 1000:.3f}ms",
+        )
+
+    def _refused(self, family: str, applied: Applied) -> None:
+        for name, reason in applied.result.refused.items():
+            log.error(
+                "The kernel refused a service port; it keeps its previous rules and is tried again",
+                err=reason,
+                servicePort=str(name),
+                ipFamily=family,
+            )
+            regarding = Regarding("Service", name.name, name.namespace)
+            note = f"{family} rules of port {name} were refused by the kernel: {reason}"
+            self._out.events.record(
+                Event(regarding, "Warning", "FailedToProgramService", "Sync", note)
+            )
+
+    def programmed(self, family: str, trigger_times: Iterable[str]) -> None:
+        """Measure how long changes took from their cause to the kernel."""
+        now = time.time()
+        for text in trigger_times:
+            try:
+                caused = datetime.fromisoformat(text).timestamp()
+            except ValueError:
+                continue
+            self._out.metrics.network_programming.observe(max(0.0, now - caused), family)
+
+    def node(self, info: NodeInfo | None) -> None:
+        """Tell health checks whether load balancers should send traffic here."""
+        if info is None:
+            self._out.health.forget_node()
+        else:
+            self._out.health.set_node(deleting=not info.eligible, taint_keys=())
+
+    def problems(self, problems: Iterable[Problem]) -> None:
+        """Log what is wrong with objects."""
+        for problem in problems:
+            resource = problem.resource.value
+            self._rejected.setdefault(resource, set()).add((problem.namespace, problem.name))
+            log.warning(
+                "Part of an object cannot be used and is left out",
+                kind=resource,
+                object=f"{problem.namespace}/{problem.name}".lstrip("/"),
+                problem=problem.text,
+            )
+        for resource, objects in self._rejected.items():
+            self._out.metrics.rejected_objects.set(len(objects), resource)
+
+    def conflicts(self, proxies: Iterable[FamilyProxy]) -> None:
+        """Log and count frontends that two Services claim."""
+        current = {c for proxy in proxies for c in proxy.planner.conflicts()}
+        for conflict in sorted(current - self._conflicts):
+            log.warning(
+                "Two Services claim the same address and port; the older one keeps it",
+                frontend=conflict.frontend,
+                serves=str(conflict.winner),
+                waits=str(conflict.loser),
+            )
+        self._conflicts = current
+        self._out.metrics.service_conflicts.set(len(current))
+
+    def health_ports(self, proxy: FamilyProxy, services: Iterable[ServiceName]) -> None:
+        """Open, close and update the health check ports of Services that changed."""
+        server = self._out.service_health.get(proxy.family)
+        if server is None:
+            return
+        known = self._health_ports.setdefault(proxy.family, set())
+        for service in services:
+            port = proxy.health_check_port(service)
+            if port:
+                known.add(service)
+                server.set_service((service.namespace, service.name), port)
+                count = proxy.local_ready_addresses(service)
+                server.set_endpoints((service.namespace, service.name), count)
+            elif service in known:
+                known.discard(service)
+                server.set_service((service.namespace, service.name), None)
+        server.retry_failed()
+
+    def stale_flows(self, request: CleanupRequest) -> None:
+        """Have flows deleted that go where a Service no longer points."""
+        if self._out.conntrack is not None:
+            self._out.conntrack.submit(request)
+
+    def repairing(self, edit: ForeignEdit) -> None:
+        """Tell that somebody else changed our table and that it is put right."""
+        self._out.metrics.self_repairs.inc(edit.family.value, edit.reason)
+        log.warning(
+            "Another program changed the proxy's nftables table; it is restored",
+            ipFamily=edit.family.value,
+            by=edit.process or "unknown",
+            changes=", ".join(edit.changes),
+            where=", ".join(edit.places),
+        )
+
+
+def conntrack_reporter(metrics: ProxyMetrics) -> _ConntrackReporter:
+    """Return the function that publishes what a clean-up of flows did."""
+    return _ConntrackReporter(metrics)
+
+
+class _ConntrackReporter:
+    def __init__(self, metrics: ProxyMetrics) -> None:
+        self._metrics = metrics
+
+    def __call__(self, result: CleanupResult) -> None:
+        family = result.family.value
+        self._metrics.conntrack_duration.observe(result.duration_s, family)
+        if result.deleted_total:
+            self._metrics.conntrack_deleted.inc(family, by=result.deleted_total)
+            reasons = ", ".join(f"{r.value}: {n}" for r, n in result.deleted.items() if n)
+            log.v(2).info(
+                "Deleted stale connection tracking entries",
+                ipFamily=family,
+                entriesDeleted=result.deleted_total,
+                why=reasons,
+            )
+        if result.error:
+            log.error("Cannot clean up stale UDP flows", err=result.error, ipFamily=family)

@@ -1,0 +1,257 @@
+"""
+One family's kernel table, kept equal to the plans.
+
+What the kernel refuses is put aside service port by service port: the rest is served, the refused
+one keeps what it had, and is tried again with growing pauses. When it is not known what the kernel
+holds, everything is stated anew in one transaction.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.backends.nftables import affinity, layout, requests
+from proxy.backends.nftables.settings import Settings
+from proxy.backends.nftables.table import Batch, NftablesTable
+from proxy.kernel.netlink import NetlinkError
+from proxy.kernel.nftables import NftPort, TransactionRejected
+from proxy.model.services import ServicePortName
+from proxy.plan.planner import Changes
+from proxy.plan.service_plan import ServicePortPlan
+
+_FIRST_RETRY_S = 1.0
+_LONGEST_RETRY_S = 300.0
+# What the kernel answers when the table is not what we remember.
+_STRANGE = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENOTEMPTY})
+
+
+@dataclass(slots=True)
+class Failure:
+    """A service port the kernel refused; ``plan`` None means its removal was refused."""
+
+    plan: ServicePortPlan | None
+    reason: str
+    delay_s: float
+    due: float
+
+
+@dataclass(slots=True)
+class SyncResult:
+    """
+    What one synchronisation did.
+
+    Attributes:
+        full: everything was stated anew.
+        kernel_s: seconds the kernel spent in our transactions.
+        requests: netlink requests sent.
+        error: "" or why the table as a whole could not be written.
+        refused: service ports put aside in this synchronisation, and why.
+    """
+
+    full: bool = False
+    kernel_s: float = 0.0
+    requests: int = 0
+    error: str = ""
+    refused: dict[ServicePortName, str] = field(default_factory=dict)
+
+
+class Reconciler:
+    """Applies plans to one table; not for use by several threads at once."""
+
+    def __init__(self, table: NftablesTable, port: NftPort, monotonic: Callable[[], float]) -> None:
+        self.table = table
+        self.in_sync = False
+        self.failures: dict[ServicePortName, Failure] = {}
+        self._port = port
+        self._monotonic = monotonic
+        self._retry_s = _FIRST_RETRY_S
+        self._restate_due = 0.0
+
+    # -- what is due -------------------------------------------------------------------------
+
+    def next_due(self) -> float | None:
+        """Return the monotonic time of the next retry, or None when nothing waits."""
+        times = [failure.due for failure in self.failures.values()]
+        if not self.in_sync:
+            times.append(self._restate_due)
+        return min(times, default=None)
+
+    def due_retries(self) -> Changes:
+        """Return the refused plans whose pause is over."""
+        now = self._monotonic()
+        return {name: f.plan for name, f in self.failures.items() if f.due <= now}
+
+    @property
+    def restate_is_due(self) -> bool:
+        """Whether a failed restatement should be tried again now."""
+        return not self.in_sync and self._monotonic() >= self._restate_due
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def existing_layout(self) -> bool | None:
+        """Return whether the kernel's table is of our layout; None when there is no table."""
+        comment = self._port.table_comment(layout.TABLE)
+        return None if comment is None else comment == layout.TABLE_COMMENT
+
+    def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
+        """Write changed service ports; needs a table that is in sync."""
+        result = SyncResult()
+        self._write_changes(dict(changes), result)
+        return result
+
+    def restate(self, plans: Iterable[ServicePortPlan], *, replace: bool) -> SyncResult:
+        """State the whole table anew; see NftablesTable.restate."""
+        result = SyncResult(full=True)
+        wanted = {plan.name: plan for plan in plans}
+        self.in_sync = False
+        for _ in range(_RESTATE_ATTEMPTS):
+            batch = self.table.restate(wanted.values(), replace=replace)
+            try:
+                self._apply(batch, result)
+            except TransactionRejected as rejected:
+                suspects = _origins(batch, rejected)
+                if not suspects:
+                    return self._restate_failed(rejected, result)
+                # A request carries many elements; its service ports follow one by one.
+                later = {name: wanted.pop(name) for name in suspects}
+                self._put_aside(later, str(rejected))
+                continue
+            except NetlinkError as error:
+                return self._restate_failed(error, result)
+            self.in_sync = True
+            self._retry_s = _FIRST_RETRY_S
+            self._forget_failures(wanted)
+            self._write_changes(self._all_failed(), result)
+            self._purge(batch, result)
+            return result
+        return self._restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
+
+    def resettle(self, settings: Settings) -> SyncResult:
+        """Write changed node addresses or ServiceCIDRs."""
+        result = SyncResult()
+        batch = self.table.resettle(settings)
+        try:
+            self._apply(batch, result)
+        except NetlinkError as error:
+            self.table.settings = settings
+            self.lose(str(error))
+            result.error = str(error)
+        return result
+
+    def lose(self, reason: str) -> None:
+        """Note that the kernel may hold something else than remembered; *reason* is for people."""
+        self.in_sync = False
+        self._restate_due = self._monotonic()
+
+    def prune_chains(self) -> None:
+        """Delete shared chains that no service port uses any more; refusals are harmless."""
+        in_use = self.table.chains_in_use()
+        unused = sorted(self._port.chains(layout.TABLE) - in_use, reverse=True)
+        if not unused:
+            return
+        flushes = [requests.flush_rules(name) for name in unused]
+        removals = [requests.delete_chain(name) for name in unused]
+        try:
+            self._port.apply([*flushes, *removals])
+        except NetlinkError:
+            return  # a kernel before 6.2 may still count references of deleted elements
+        self.table.forget_chains(unused)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _write_changes(self, changes: Changes, result: SyncResult) -> None:
+        if not changes:
+            return
+        batch = self.table.change(changes)
+        try:
+            self._apply(batch, result)
+        except TransactionRejected as rejected:
+            self._blame(changes, batch, rejected, result)
+            return
+        except NetlinkError as error:
+            result.error = str(error)
+            self.lose(result.error)
+            return
+        self._forget_failures(changes)
+        self._purge(batch, result)
+
+    def _blame(
+        self,
+        changes: Changes,
+        batch: Batch,
+        rejected: TransactionRejected,
+        result: SyncResult,
+    ) -> None:
+        suspects = _origins(batch, rejected)
+        if rejected.errno in _STRANGE or not suspects:
+            # Either our memory of the table is wrong, or nobody in particular is to blame.
+            result.error = str(rejected)
+            self.lose(result.error)
+            return
+        innocent = {name: plan for name, plan in changes.items() if name not in suspects}
+        guilty = {name: plan for name, plan in changes.items() if name in suspects}
+        if len(guilty) == 1:
+            self._put_aside(guilty, str(rejected))
+            result.refused.update(dict.fromkeys(guilty, str(rejected)))
+        else:
+            for name, plan in guilty.items():
+                self._write_changes({name: plan}, result)
+        self._write_changes(innocent, result)
+
+    def _apply(self, batch: Batch, result: SyncResult) -> None:
+        if batch:
+            result.kernel_s += self._port.apply(batch.requests)
+            result.requests += len(batch.requests)
+        # INVARIANT: the table's memory changes only after the kernel accepted the batch.
+        self.table.commit(batch)
+
+    def _put_aside(self, plans: Mapping[ServicePortName, ServicePortPlan | None], why: str) -> None:
+        now = self._monotonic()
+        for name, plan in plans.items():
+            before = self.failures.get(name)
+            delay = min(before.delay_s * 2, _LONGEST_RETRY_S) if before else _FIRST_RETRY_S
+            self.failures[name] = Failure(plan, why, delay, now + delay)
+
+    def _forget_failures(self, names: Iterable[ServicePortName]) -> None:
+        if self.failures:
+            for name in names:
+                self.failures.pop(name, None)
+
+    def _all_failed(self) -> Changes:
+        return {name: failure.plan for name, failure in self.failures.items()}
+
+    def _restate_failed(self, error: NetlinkError, result: SyncResult) -> SyncResult:
+        result.error = str(error)
+        self._restate_due = self._monotonic() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, _LONGEST_RETRY_S)
+        return result
+
+    def _purge(self, batch: Batch, result: SyncResult) -> None:
+        """Forget clients whose endpoint left; those of other endpoints stay remembered."""
+        if not batch.forgets_clients:
+            return
+        try:
+            remembered = self._port.elements(layout.TABLE, layout.AFFINITY)
+            for request in affinity.stale_entries(self.table, remembered):
+                self._delete_entry(request, result)
+        except NetlinkError as error:
+            result.error = f"cannot purge remembered clients: {error}"
+
+    def _delete_entry(self, request: requests.Request, result: SyncResult) -> None:
+        try:
+            result.kernel_s += self._port.apply([request])
+        except TransactionRejected as rejected:
+            if rejected.errno != errno.ENOENT:  # it expired in between
+                raise
+
+
+_RESTATE_ATTEMPTS = 8
+
+
+def _origins(batch: Batch, rejected: TransactionRejected) -> set[ServicePortName]:
+    found: set[ServicePortName] = set()
+    for refusal in rejected.refusals:
+        found.update(batch.requests[refusal.index].origins)
+    return found

@@ -1,0 +1,73 @@
+"""The node's own addresses, and when they change."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+
+from proxy.kernel.netlink import (
+    NETLINK_ROUTE,
+    DumpInterrupted,
+    NetlinkError,
+    NetlinkSocket,
+    split_messages,
+)
+from proxy.model.addresses import IPFamily
+from proxy.netfilter.wire import attributes
+
+_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 5, 9
+_IFADDRMSG = struct.Struct("=BBBBI")
+_IFA_ADDRESS, _IFA_LOCAL = 1, 2
+_NUMBERS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
+_DUMP_ATTEMPTS = 5
+
+
+def local_addresses(family: IPFamily) -> frozenset[bytes]:
+    """Return the packed addresses of all interfaces; raises NetlinkError."""
+    with NetlinkSocket(NETLINK_ROUTE) as route:
+        for attempt in range(_DUMP_ATTEMPTS):
+            try:
+                return frozenset(_dump(route, family))
+            except DumpInterrupted:
+                if attempt == _DUMP_ATTEMPTS - 1:
+                    raise
+    return frozenset()
+
+
+def _dump(route: NetlinkSocket, family: IPFamily) -> Iterator[bytes]:
+    request = _IFADDRMSG.pack(_NUMBERS[family], 0, 0, 0, 0)
+    for message in route.dump(_RTM_GETADDR, request):
+        if message.type == _RTM_NEWADDR and message.payload[0] == _NUMBERS[family]:
+            found = attributes(message.payload[_IFADDRMSG.size :])
+            # On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL is ours.
+            address = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
+            if address is not None:
+                yield bytes(address)
+
+
+class AddressMonitor:
+    """Wakes up whenever an interface gains or loses an address."""
+
+    def __init__(self) -> None:
+        groups = (_RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR)
+        self._socket = NetlinkSocket(NETLINK_ROUTE, groups=groups)
+
+    def changes(self) -> Iterator[None]:
+        """Yield once for each batch of changes, for ever; ends when the socket is closed."""
+        while True:
+            try:
+                data = self._socket.receive()
+            except NetlinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
+                yield None
+                continue
+            if any(m.type in (_RTM_NEWADDR, _RTM_DELADDR) for m in split_messages(data)):
+                yield None
+
+    def close(self) -> None:
+        """Stop listening; ``changes`` ends."""
+        self._socket.shutdown()

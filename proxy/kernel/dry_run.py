@@ -1,0 +1,34 @@
+"""A table that accepts everything and does nothing, for ``--dry-run`` and for measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from proxy.kernel.nftables import KernelRequest
+
+
+class AcceptingNft:
+    """An NftPort without a kernel: it starts empty, takes all requests and counts them."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def apply(self, requests: Sequence[KernelRequest]) -> float:
+        """Count the requests."""
+        self.requests += len(requests)
+        return 0.0
+
+    def table_comment(self, table: str) -> str | None:
+        """Say that there is no table yet."""
+        del table
+        return None
+
+    def chains(self, table: str) -> frozenset[str]:
+        """Say that there are no chains."""
+        del table
+        return frozenset()
+
+    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
+        """Say that no client is remembered."""
+        del table, name
+        return []

@@ -1,0 +1,165 @@
+"""
+Who else changes our tables: nf_tables notifications, summed up per transaction.
+
+The kernel tells each change to whoever listens, our own changes included; a socket filter drops
+those by their sender before they wake anybody. At the end of a transaction the kernel names the
+process that made it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from proxy.kernel.netlink import NETLINK_NETFILTER, NetlinkError, NetlinkSocket, split_messages
+from proxy.kernel.nftables import FAMILY_NUMBERS
+from proxy.model.addresses import IPFamily
+from proxy.netfilter.wire import NFGENMSG, NFNL_SUBSYS_NFTABLES, Msg, attributes
+
+_NFNLGRP_NFTABLES = 7
+_SO_ATTACH_FILTER = 26
+_RECEIVE_BUFFER_BYTES = 16 << 20
+_PROCESS_ID, _PROCESS_NAME = 2, 3
+
+_WHAT = {
+    Msg.NEWTABLE: "table added",
+    Msg.DELTABLE: "table deleted",
+    Msg.NEWCHAIN: "chain added",
+    Msg.DELCHAIN: "chain deleted",
+    Msg.NEWRULE: "rule added",
+    Msg.DELRULE: "rule deleted",
+    Msg.NEWSET: "set added",
+    Msg.DELSET: "set deleted",
+    Msg.NEWSETELEM: "element added",
+    Msg.DELSETELEM: "element deleted",
+}
+_NAME_ATTRIBUTE = {Msg.NEWCHAIN: 3, Msg.DELCHAIN: 3}
+_FAMILIES = {number: family for family, number in FAMILY_NUMBERS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignEdit:
+    """
+    One transaction of somebody else that touched our table.
+
+    Attributes:
+        changes: what happened, e.g. ``chain deleted: 3``, most frequent first.
+        places: names of the chains and sets concerned, at most a few.
+        reason: one word for a metric label: table, chain, rule, set, element or unknown.
+        process: name and pid of the program that did it, or "" when the kernel did not say.
+    """
+
+    family: IPFamily
+    changes: tuple[str, ...]
+    places: tuple[str, ...]
+    reason: str
+    process: str
+
+
+class NftMonitor:
+    """Notifications about one table, in both families; blocking, for a thread of its own."""
+
+    def __init__(self, table: str, own_port_ids: frozenset[int]) -> None:
+        self._table = table.encode() + b"\0"
+        self._socket = NetlinkSocket(
+            NETLINK_NETFILTER, groups=(_NFNLGRP_NFTABLES,), buffer_bytes=_RECEIVE_BUFFER_BYTES
+        )
+        _drop_messages_from(self._socket.fileno(), own_port_ids)
+        self._seen: dict[IPFamily, Counter[Msg]] = {}
+        self._places: dict[IPFamily, dict[str, None]] = {}
+
+    def edits(self) -> Iterator[ForeignEdit]:
+        """
+        Yield each foreign transaction on our table, for ever; ends when the socket is closed.
+
+        When the kernel had to drop notifications, an edit with reason ``unknown`` is yielded for
+        each family, because anything may have happened.
+        """
+        while True:
+            try:
+                data = self._socket.receive()
+            except NetlinkError as error:
+                if error.errno != errno.ENOBUFS:
+                    return
+                yield from self._unknown()
+                continue
+            for message in split_messages(data):
+                yield from self._take(message.type, message.payload)
+
+    def close(self) -> None:
+        """Stop listening; ``edits`` ends."""
+        self._socket.shutdown()
+
+    def _take(self, message_type: int, payload: memoryview) -> Iterator[ForeignEdit]:
+        if message_type >> 8 != NFNL_SUBSYS_NFTABLES:
+            return
+        kind = message_type & 0xFF
+        if kind == Msg.NEWGEN:
+            yield from self._end_of_transaction(payload)
+            return
+        family = _FAMILIES.get(payload[0])
+        if family is None or kind not in _WHAT:
+            return
+        found = attributes(payload[NFGENMSG.size :])
+        if bytes(found.get(1, b"")) != self._table:
+            return
+        message = Msg(kind)
+        self._seen.setdefault(family, Counter())[message] += 1
+        name = found.get(_NAME_ATTRIBUTE.get(message, 2))
+        if name is not None and message not in (Msg.NEWTABLE, Msg.DELTABLE):
+            text = bytes(name).rstrip(b"\0").decode(errors="replace")
+            self._places.setdefault(family, {})[text] = None
+
+    def _end_of_transaction(self, payload: memoryview) -> Iterator[ForeignEdit]:
+        if not self._seen:
+            return
+        process = _process(payload)
+        for family, counts in self._seen.items():
+            changes = tuple(f"{_WHAT[kind]}: {count}" for kind, count in counts.most_common())
+            reason = _reason(counts)
+            places = tuple(self._places.get(family, ()))[:5]
+            yield ForeignEdit(family, changes, places, reason, process)
+        self._seen, self._places = {}, {}
+
+    def _unknown(self) -> Iterator[ForeignEdit]:
+        self._seen, self._places = {}, {}
+        for family in IPFamily:
+            yield ForeignEdit(family, ("notifications were lost",), (), "unknown", "")
+
+
+def _reason(counts: Counter[Msg]) -> str:
+    for word in ("table", "chain", "set", "rule"):
+        if any(_WHAT[kind].startswith(word) for kind in counts):
+            return word
+    return "element"
+
+
+def _process(payload: memoryview) -> str:
+    found = attributes(payload[NFGENMSG.size :])
+    name = bytes(found.get(_PROCESS_NAME, b"")).rstrip(b"\0").decode(errors="replace")
+    number = found.get(_PROCESS_ID)
+    if not name or number is None:
+        return ""
+    return f"{name}[{int.from_bytes(number, 'big')}]"
+
+
+def _drop_messages_from(descriptor: int, port_ids: frozenset[int]) -> None:
+    """Attach a filter that drops datagrams whose first message came from one of *port_ids*."""
+    load_port_id = (0x20, 0, 0, 12)  # ld [12]: nlmsg_pid, read as big endian
+    keep, drop = (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)
+    tests = []
+    for index, port_id in enumerate(sorted(port_ids)):
+        to_drop = len(port_ids) - index  # over the remaining tests and the "keep"
+        tests.append((0x15, to_drop, 0, socket.htonl(port_id)))
+    program = [load_port_id, *tests, keep, drop]
+    code = b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
+    buffer = ctypes.create_string_buffer(code)
+    filter_program = struct.pack("HL", len(program), ctypes.addressof(buffer))
+    with socket.socket(fileno=os.dup(descriptor)) as handle:
+        handle.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_program)

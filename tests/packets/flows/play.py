@@ -1,0 +1,144 @@
+"""
+Plays a scenario: brings the proxy from stage to stage and sends every flow of each.
+
+A proxy needs a moment to follow a change, so a flow that fails is sent again until it holds or
+SETTLE_S have passed; what passes at once costs no time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tests.packets.flows.attempts import Probe
+from tests.packets.flows.judge import Observation, attempts_for, describe, holds, observe
+from tests.packets.flows.probes import Exchange, exchange
+from tests.packets.flows.scenario import Endpoint, Flow, Scenario, Stage
+from tests.packets.flows.site import Site
+
+SETTLE_S = 3.0
+_EXCERPT_LINES = 30
+
+
+class ProxyUnderTest(Protocol):
+    """Whatever programs the node's kernel."""
+
+    def start(self, stage: Stage) -> None:
+        """Start with the stage's objects; return when the kernel has been programmed."""
+
+    def follow(self, stage: Stage) -> None:
+        """
+        Make the stage's changes; return when the kernel has been programmed.
+
+        Where the stage says so, the process is killed before them and started again after.
+        """
+
+    def evidence(self) -> str:
+        """What the proxy has said lately, for the report of a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A flow that did not do what it must."""
+
+    scenario: str
+    stage: str
+    flow: Flow
+    seen: Observation
+    rules: str
+
+    def __str__(self) -> str:
+        packet = f"{self.flow.source} -> {self.flow.target}/{self.flow.protocol}"
+        return (
+            f"{self.scenario} | {self.stage} | {self.flow.name} ({packet})"
+            f" | expected {describe(self.flow)} | observed {self.seen}\n{self.rules}"
+        )
+
+
+def play(
+    scenario: Scenario, site: Site, proxy: ProxyUnderTest, *, settle_s: float = SETTLE_S
+) -> list[Failure]:
+    """
+    Play all stages.
+
+    Returns:
+        The flows that failed, in order; empty if all is well.
+
+    Raises:
+        HarnessError: The test network does not work.
+        AssertionError: The proxy did not follow at all.
+    """
+    failures: list[Failure] = []
+    for number, stage in enumerate(scenario.stages):
+        if number == 0:
+            proxy.start(stage)
+        else:
+            proxy.follow(stage)
+        failures += _check(scenario, stage, site, settle_s)
+    return failures
+
+
+def report(failures: Sequence[Failure], proxy: ProxyUnderTest) -> str:
+    """The failures as text, with what the proxy said."""
+    return "\n".join(["", *map(str, failures), proxy.evidence()])
+
+
+def _check(scenario: Scenario, stage: Stage, site: Site, settle_s: float) -> list[Failure]:
+    deadline = time.monotonic() + settle_s
+    failing: Sequence[Flow] = stage.flows
+    while True:
+        seen = _send(failing, site, scenario.endpoints)
+        wrong = [
+            (flow, what) for flow, what in zip(failing, seen, strict=True) if not holds(flow, what)
+        ]
+        if not wrong or time.monotonic() > deadline:
+            return [
+                Failure(scenario.name, stage.name, flow, what, _excerpt(site, flow))
+                for flow, what in wrong
+            ]
+        failing = [flow for flow, _ in wrong]
+
+
+def _send(flows: Sequence[Flow], site: Site, endpoints: frozenset[Endpoint]) -> list[Observation]:
+    """What becomes of each flow now, in the same order."""
+    if not flows:
+        return []
+    probes = [Probe(flow.source, flow.target, flow.protocol) for flow in flows]
+    with exchange(site, probes, endpoints) as made:
+        loud = [i for i, flow in enumerate(flows) if flow.expect.verdict != "drop"]
+        quiet = [i for i, flow in enumerate(flows) if flow.expect.verdict == "drop"]
+        found: dict[int, Observation] = {}
+        for indices, is_quiet in ((loud, False), (quiet, True)):
+            found |= _send_some(flows, probes, indices, made, is_quiet)
+    return [found[index] for index in range(len(flows))]
+
+
+def _send_some(
+    flows: Sequence[Flow],
+    probes: Sequence[Probe],
+    indices: Sequence[int],
+    made: Exchange,
+    is_quiet: bool,
+) -> dict[int, Observation]:
+    volley = [index for index in indices for _ in range(attempts_for(flows[index]))]
+    if not volley:
+        return {}
+    send = made.send_expecting_silence if is_quiet else made.send
+    outcomes = list(zip(volley, send([probes[index] for index in volley]), strict=True))
+    return {
+        index: observe(probes[index], [outcome for at, outcome in outcomes if at == index])
+        for index in indices
+    }
+
+
+def _excerpt(site: Site, flow: Flow) -> str:
+    """The lines of the node's rules that speak of the flow's destination or endpoints."""
+    listing = site.node.run(["nft", "list", "ruleset"], check=False).stdout.splitlines()
+    words = [flow.target.ip, f". {flow.target.port} ", *(at.ip for at in flow.expect.endpoints)]
+    lines = [line for line in listing if any(word in line for word in words)]
+    shown = [f"    {line.strip()}" for line in lines[:_EXCERPT_LINES]]
+    if not shown:
+        return f"    (nothing in {len(listing)} lines of `nft list ruleset` speaks of it)"
+    return "\n".join(shown)
