@@ -153,6 +153,7 @@ class _NodeProxy:
             allow_external_ips=gate_enabled(config, "AllowServiceExternalIPs"),
         )
         self._exit_code = OK
+        self._monitors: list[NftMonitor | AddressMonitor] = []
         self.engine = Engine(
             config,
             self._name,
@@ -193,14 +194,13 @@ class _NodeProxy:
         self._conntrack.start()
         self._source.start(self.engine.submit)
         self._serve()
-        monitor, addresses = self._watch_kernel()
         self._watch_config()
         try:
             self.engine.run()
         finally:
             # The process ends here, so a stream that is slow to close is not waited for.
-            monitor.close()
-            addresses.close()
+            for monitor in self._monitors:
+                monitor.close()
             self._probes.stop()
             self._pages.stop()
             self._conntrack.close(timeout_s=0.5)
@@ -230,6 +230,8 @@ class _NodeProxy:
             log.error("Kube-proxy configuration may be incomplete or incorrect", err=text)
 
     def _on_started(self) -> None:
+        # Not before: the kernel would prepare a notification for every element of the start.
+        self._watch_kernel()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
@@ -287,7 +289,7 @@ class _NodeProxy:
 
     # -- watchers ----------------------------------------------------------------------------
 
-    def _watch_kernel(self) -> tuple[NftMonitor, AddressMonitor]:
+    def _watch_kernel(self) -> None:
         own = frozenset(port.portid for port in self._nft.values())
         monitor, addresses = NftMonitor(TABLE, own), AddressMonitor()
 
@@ -301,7 +303,7 @@ class _NodeProxy:
 
         for name, target in (("nft-monitor", edits), ("address-monitor", moves)):
             threading.Thread(target=target, name=name, daemon=True).start()
-        return monitor, addresses
+        self._monitors += [monitor, addresses]
 
     def _watch_config(self) -> None:
         watch = self._options.watch

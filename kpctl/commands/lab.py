@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kpctl.exit_codes import ENVIRONMENT, OK
+
 if TYPE_CHECKING:
     from kpctl.lab.state import LabRecord
 
@@ -126,7 +128,7 @@ def status(name: Name = None, output: Format = Output.TABLE) -> None:
             typer.echo("no lab; start one: kpctl lab run", err=True)
         else:
             _print_status(known)
-        return 0
+        return OK
 
     raise typer.Exit(_guarded(show))
 
@@ -153,7 +155,7 @@ def down(
             typer.echo(f"lab {record.name}: removed", err=True)
         if everything:
             delete_all(state.orphans())
-        return 0
+        return OK
 
     raise typer.Exit(_guarded(remove))
 
@@ -168,13 +170,13 @@ def _guarded(action: Callable[[], int]) -> int:
     except LabError as error:
         code, text = error.exit_code, str(error)
     except (CommandError, OSError) as error:
-        code, text = 4, str(error)
+        code, text = ENVIRONMENT, str(error)
     except ExceptionGroup as group:
         # From the lab's concurrent tasks; the first one is the cause, the others its echo.
         first = group.exceptions[0]
         if not isinstance(first, (LabError, CommandError, OSError)):
             raise
-        code, text = getattr(first, "exit_code", 4), str(first)
+        code, text = getattr(first, "exit_code", ENVIRONMENT), str(first)
     typer.echo(f"error: {text}", err=True)
     return code
 

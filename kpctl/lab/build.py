@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from kpctl.exit_codes import ENVIRONMENT, USAGE
 from kpctl.lab import echo, shop, state, topology
 from kpctl.lab.netns import create_all, delete_all
 from kpctl.lab.probes import Outcome, Probe
@@ -39,14 +40,16 @@ def require_environment() -> None:
         LabError: Not root, or tools are missing; all of them are named (exit code 4).
     """
     if os.geteuid() != 0:
-        raise LabError("the lab makes network namespaces and needs root: sudo kpctl lab …", 4)
+        raise LabError(
+            "the lab makes network namespaces and needs root: sudo kpctl lab …", ENVIRONMENT
+        )
     missing = [tool for tool in _TOOLS if find_tool(tool) is None]
     if missing:
         packages = " ".join(PACKAGES[tool] for tool in missing)
         raise LabError(
             f"the lab needs {' and '.join(missing)}, not found here; "
             f"install the Debian packages: apt-get install {packages}",
-            4,
+            ENVIRONMENT,
         )
 
 
@@ -276,5 +279,5 @@ def enter(record: LabRecord, role: str) -> None:
     """
     hosts = [ns.name.removeprefix(record.prefix) for ns in record.namespaces()]
     if role not in hosts:
-        raise LabError(f"lab {record.name} has no host {role!r}; it has: {', '.join(hosts)}", 2)
+        raise LabError(f"lab {record.name} has no host {role!r}; it has: {', '.join(hosts)}", USAGE)
     record.namespace(role).enter_for_good()

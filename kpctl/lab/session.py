@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from rich.console import Console
 from rich.live import Live
 
+from kpctl.exit_codes import FINDINGS, OK
 from kpctl.lab import state, view
 from kpctl.lab.build import Lab, remove
 from kpctl.lab.probes import Outcome, Tally
@@ -66,7 +67,7 @@ def run_once(lab: Lab, *, as_json: bool) -> int:
     problems = view.problems(tallies)
     for problem in problems:
         note(problem)
-    return 1 if problems else 0
+    return FINDINGS if problems else OK
 
 
 def run_live(lab: Lab) -> int:
@@ -86,7 +87,7 @@ def run_live(lab: Lab) -> int:
         asyncio.run(_live(lab))
     except Ended as ended:
         note(f"lab {lab.record.name}: removed after {ended}")
-    return 0
+    return OK
 
 
 def sweep(name: str | None) -> None:

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 
+from kpctl.exit_codes import FINDINGS, USAGE
 from kpctl.lab.netns import Namespace, with_prefix
 
 STATE_DIR = Path("/run/kpctl/lab")
@@ -35,7 +36,7 @@ class LabError(Exception):
     ``exit_code`` is the command's: 1 there is no such lab, 2 usage, 4 the environment.
     """
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    def __init__(self, message: str, exit_code: int = FINDINGS) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -147,7 +148,7 @@ def find(name: str | None) -> LabRecord:
         raise LabError("no lab is running; start one in another terminal: kpctl lab run")
     if len(running) > 1:
         names = ", ".join(record.name for record in running)
-        raise LabError(f"there are several labs: {names}; choose one with --name", 2)
+        raise LabError(f"there are several labs: {names}; choose one with --name", USAGE)
     return running[0]
 
 
@@ -166,7 +167,7 @@ def orphans() -> tuple[Namespace, ...]:
 def _check_name(name: str) -> None:
     if not _NAME.fullmatch(name):
         raise LabError(
-            f"--name {name!r}: must be 1 to 32 lower-case letters, digits and inner hyphens", 2
+            f"--name {name!r}: must be 1 to 32 lower-case letters, digits and inner hyphens", USAGE
         )
 
 

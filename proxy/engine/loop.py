@@ -384,11 +384,7 @@ class Engine:
 def _counts(event: SourceEvent) -> tuple[int, int]:
     if isinstance(event, Upserted):
         return int(isinstance(event.obj, Service)), int(isinstance(event.obj, EndpointSlice))
-    number = len(event.objects) if isinstance(event, Replaced) else 1
-    return (
-        number if event.resource is Resource.SERVICE else 0,
-        number if event.resource is Resource.ENDPOINT_SLICE else 0,
-    )
+    return int(event.resource is Resource.SERVICE), int(event.resource is Resource.ENDPOINT_SLICE)
 
 
 def _both(first: SyncResult, second: SyncResult) -> SyncResult:

@@ -9,6 +9,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 Network = IPv4Network | IPv6Network
 
+_MAPPED_PREFIX = b"\0" * 10 + b"\xff\xff"
+
 
 class IPFamily(enum.Enum):
     """One of the two address families; each is served by its own table."""
@@ -40,6 +42,13 @@ def pack_address(text: str) -> bytes | None:
     """Return the 4 or 16 bytes of an address in network order, or None when it is no address."""
     if ":" in text:
         return _pack_ipv6(text)
+    try:
+        return socket.inet_pton(socket.AF_INET, text)
+    except (OSError, ValueError):
+        return _pack_with_leading_zeros(text)
+
+
+def _pack_with_leading_zeros(text: str) -> bytes | None:
     octets = text.split(".")
     if len(octets) != 4 or not all(octet.isascii() and octet.isdigit() for octet in octets):
         return None
@@ -54,7 +63,7 @@ def _pack_ipv6(text: str) -> bytes | None:
         packed = socket.inet_pton(socket.AF_INET6, text)
     except (OSError, ValueError):
         return None
-    if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+    if packed.startswith(_MAPPED_PREFIX):
         return packed[12:]
     return packed
 

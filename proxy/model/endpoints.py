@@ -199,6 +199,7 @@ def merge_slices(
                     item.zone_hints,
                     item.node_hints,
                 )
-                if endpoint.target not in found or not endpoint.terminating:
-                    found[endpoint.target] = endpoint
+                target = endpoint.target
+                if target not in found or not endpoint.terminating:
+                    found[target] = endpoint
     return {key: tuple(sorted(found.values(), key=str)) for key, found in merged.items() if found}

@@ -8,6 +8,7 @@ mean. The engine takes these from one queue, in order.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from proxy.model.objects import ApiObject
@@ -46,11 +47,13 @@ class Replaced:
 
     Sent after a first list and after each relist; the store removes what is missing. ``unreadable``
     names (namespace, name) objects that exist but could not be decoded: they are kept as they were.
+    ``objects`` may be read once only and may decode while it is read, so that a large listing is
+    never held in decoded form; ``unreadable`` is complete after that.
     """
 
     resource: Resource
-    objects: tuple[ApiObject, ...]
-    unreadable: frozenset[tuple[str, str]] = frozenset()
+    objects: Iterable[ApiObject]
+    unreadable: Set[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from proxy.model.node import NodeInfo, read_node
 from proxy.model.objects import ApiObject, EndpointSlice, Node, Service, ServiceCIDR
 from proxy.model.services import ServiceName, ServicePort, read_service
 
-Ports = dict[IPFamily, tuple[ServicePort, ...]]
-Slices = dict[str, KeptSlice]
+# Small tuples instead of dictionaries: there is one of each for every Service.
+Ports = tuple[tuple[ServicePort, ...], ...]  # by family, in the store's order of families
+Slices = tuple[tuple[str, KeptSlice], ...]  # by slice name
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +98,21 @@ class ClusterStore:
 
     def ports(self, service: ServiceName, family: IPFamily) -> tuple[ServicePort, ...]:
         """Return the ports of a Service for a family; empty when it is not served."""
-        return self._ports.get(service, {}).get(family, ())
+        ports = self._ports.get(service)
+        return ports[self._families.index(family)] if ports and family in self._families else ()
 
     def endpoints(
         self, service: ServiceName, family: IPFamily
     ) -> dict[PortKey, tuple[Endpoint, ...]]:
         """Return the merged endpoints of a Service by port name and protocol."""
-        slices = self._slices.get(service)
-        if not slices:
-            return {}
-        if len(slices) == 1:
-            return merge_slices(slices.values(), family, self._node_name)
-        ordered = (slices[name] for name in sorted(slices))
-        return merge_slices(ordered, family, self._node_name)
+        slices = self._slices.get(service, ())
+        if len(slices) > 1:
+            slices = tuple(sorted(slices, key=lambda item: item[0]))
+        return merge_slices((kept for _, kept in slices), family, self._node_name)
 
-    def slices(self, service: ServiceName) -> Slices:
+    def slices(self, service: ServiceName) -> dict[str, KeptSlice]:
         """Return the kept slices of a Service by name."""
-        return self._slices.get(service, {})
+        return dict(self._slices.get(service, ()))
 
     @property
     def service_cidrs(self) -> tuple[str, ...]:
@@ -156,16 +155,19 @@ class ClusterStore:
             self._set_cidrs(obj.metadata.name, tuple(obj.spec.cidrs or ()))
 
     def _upsert_service(self, service: Service) -> None:
-        name = ServiceName(service.metadata.namespace, service.metadata.name)
-        ports: Ports = {}
+        name = self._name_of(service.metadata.namespace, service.metadata.name)
+        ports: list[tuple[ServicePort, ...]] = []
         problems: dict[str, None] = {}
         for family in self._families:
             reading = read_service(service, family, allow_external_ips=self._allow_external_ips)
             problems.update(dict.fromkeys(reading.problems))
-            if reading.ports:
-                ports[family] = reading.ports
+            ports.append(reading.ports)
         self._report(Resource.SERVICE, name.namespace, name.name, problems)
-        self._set_ports(name, ports or None)
+        self._set_ports(name, tuple(ports) if any(ports) else None)
+
+    def _name_of(self, namespace: str, name: str) -> ServiceName:
+        """Return a name whose parts are shared with everybody else who has them."""
+        return ServiceName(sys.intern(namespace), sys.intern(name))
 
     def _set_ports(self, name: ServiceName, ports: Ports | None) -> None:
         current = self._ports.get(name)
@@ -185,8 +187,8 @@ class ClusterStore:
         if not (service_name and meta.name and meta.namespace):
             self._forget_slice(meta.namespace, meta.name)
             return
-        owner = ServiceName(meta.namespace, sys.intern(service_name))
-        key = (meta.namespace, meta.name)
+        owner = self._name_of(meta.namespace, service_name)
+        key = (owner.namespace, meta.name)
         if self._owner.get(key, owner) != owner:
             self._forget_slice(*key)
         reading = read_slice(obj)
@@ -194,11 +196,12 @@ class ClusterStore:
         if reading.kept is None or reading.kept.family not in self._families:
             self._forget_slice(*key)
             return
-        slices = self._slices.setdefault(owner, {})
+        slices = dict(self._slices.get(owner, ()))
         self._owner[key] = owner
         if slices.get(meta.name) == reading.kept:
             return
         slices[meta.name] = reading.kept
+        self._slices[owner] = tuple(slices.items())
         times = self._delta.endpoints.setdefault(owner, [])
         if trigger := trigger_time_of(obj):
             times.append(trigger)
@@ -207,9 +210,10 @@ class ClusterStore:
         owner = self._owner.pop((namespace, name), None)
         if owner is None:
             return
-        slices = self._slices[owner]
-        del slices[name]
-        if not slices:
+        left = tuple(item for item in self._slices[owner] if item[0] != name)
+        if left:
+            self._slices[owner] = left
+        else:
             del self._slices[owner]
         # A removed slice says nothing about when the change was made.
         self._delta.endpoints[owner] = []
@@ -239,12 +243,15 @@ class ClusterStore:
         # A deleted Node is kept as last seen: the proxy serves until it is stopped.
 
     def _replace(self, event: Replaced) -> None:
-        listed = {(o.metadata.namespace, o.metadata.name) for o in event.objects}
-        for namespace, name in self._known(event.resource):
+        known = self._known(event.resource)
+        listed = set()
+        for obj in event.objects:  # read once: each object may be decoded only now
+            if known:
+                listed.add((obj.metadata.namespace, obj.metadata.name))
+            self._upsert(obj)
+        for namespace, name in known:
             if (namespace, name) not in listed and (namespace, name) not in event.unreadable:
                 self._remove(event.resource, namespace, name)
-        for obj in event.objects:
-            self._upsert(obj)
         self.synced.add(event.resource)
 
     def _known(self, resource: Resource) -> list[tuple[str, str]]:

@@ -45,6 +45,8 @@ class Choice:
     @property
     def reachable(self) -> Endpoints:
         """Cluster-wide and local endpoints together, each once."""
+        if not self.local:
+            return self.cluster
         known = {endpoint.target for endpoint in self.cluster}
         return self.cluster + tuple(e for e in self.local if e.target not in known)
 

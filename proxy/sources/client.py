@@ -41,6 +41,8 @@ class Response:
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self.finished = False
+        """True once everything was read, so that the connection can be used again."""
 
     def body(self) -> bytearray:
         """
@@ -79,8 +81,10 @@ class Response:
     def _chunks(self) -> Iterator[bytes]:
         """Yield what arrives as it arrives; urllib3's own reads wait until a buffer is full."""
         if self._raw.chunked:
-            return iter(self._raw.read_chunked())
-        return iter(lambda: self._raw.read1(_READ_BYTES), b"")
+            yield from self._raw.read_chunked()
+        else:
+            yield from iter(lambda: self._raw.read1(_READ_BYTES), b"")
+        self.finished = True
 
     def abort(self) -> None:
         """End a read that is going on in another thread, as if the server had closed."""
@@ -155,13 +159,14 @@ class Client:
             CredentialsError, ConfigurationError: As ``Credentials.current``.
         """
         raw = self._request("GET", f"{path}?{urlencode(params)}", None, read_timeout_s)
+        response = Response(raw)
         try:
-            yield Response(raw)
-        except BaseException:
-            raw.close()
-            raise
-        else:
-            raw.release_conn()
+            yield response
+        finally:
+            if response.finished:
+                raw.release_conn()
+            else:
+                raw.close()
 
     def post(self, path: str, body: object) -> None:
         """

@@ -24,6 +24,7 @@ from proxy.model.objects import (
     EndpointSlice,
     Service,
     ServicePortSpec,
+    ServiceSpec,
     SessionAffinityConfig,
     SlicePort,
     Struct,
@@ -195,7 +196,22 @@ def _service_defaults(service: Service) -> Any:
             changes["session_affinity_config"] = SessionAffinityConfig(
                 client_ip=ClientIPConfig(timeout_seconds=AFFINITY_TIMEOUT_S)
             )
+    if spec.type != "ExternalName":
+        changes |= _address_defaults(spec)
     return msgspec.structs.replace(spec, **changes)
+
+
+def _address_defaults(spec: ServiceSpec) -> dict[str, object]:
+    """clusterIP, clusterIPs and ipFamilies say one thing three times: complete them."""
+    addresses = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    if not addresses:
+        return {}
+    families = ["IPv6" if ":" in address else "IPv4" for address in addresses]
+    return {
+        "cluster_ip": spec.cluster_ip or addresses[0],
+        "cluster_ips": addresses,
+        "ip_families": spec.ip_families or ([] if addresses == ["None"] else families),
+    }
 
 
 def _port_defaults(port: ServicePortSpec) -> ServicePortSpec:

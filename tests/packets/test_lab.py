@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN and CAP_SYS_ADMIN"),
 ]
 
-LAB = [sys.executable, "-c", "from kpctl.commands.lab import app; app()"]
+LAB = [sys.executable, "-m", "kpctl", "lab"]
 
 
 def lab_name(suffix):

@@ -27,6 +27,16 @@ def test_an_answer_is_read_whole_and_its_connection_used_again(api, client):
     assert len(api.connections) == 1
 
 
+def test_a_connection_whose_answer_was_not_read_is_not_used_again(api, client):
+    for _ in range(2):
+        with client.get(PATH, {}):
+            pass
+    with client.get(PATH, {}) as response:
+        assert response.body().endswith(b"]}\n")
+
+    assert len(api.connections) == 3
+
+
 def test_an_error_carries_the_servers_words_and_wait(api, client):
     def fault(handler, asked):
         handler.send_status(429, "slow down", {"Retry-After": "7"})
@@ -118,9 +128,17 @@ def test_posting_tells_what_the_server_says(api, client):
     client.post("/api/v1/namespaces/default/services", {"metadata": {"name": "posted"}})
     assert api.store.get("services", "default", "posted") is not None
 
+    def refuse(handler, asked):
+        handler.send_status(403, 'User "kp" cannot create')
+        return True
+
     def fault(handler, asked):
         raise Cut
 
+    api.script("services", "create", refuse)
     api.script("services", "create", fault)
+    with pytest.raises(ApiError) as caught:
+        client.post("/api/v1/namespaces/default/services", {"metadata": {"name": "lost"}})
+    assert (caught.value.status, caught.value.message) == (403, 'User "kp" cannot create')
     with pytest.raises(ConnectionFailedError):
         client.post("/api/v1/namespaces/default/services", {"metadata": {"name": "lost"}})

@@ -121,10 +121,7 @@ class Handler(socketserver.StreamRequestHandler):
         self.send(status, msgspec.json.encode(status_object(status, message)), headers)
 
     def start_stream(self) -> None:
-        self.wfile.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n"
-        )
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
 
     def send_chunk(self, data: bytes) -> None:
         self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -244,8 +241,7 @@ class ApiServer:
 
     def requests(self, plural: str, verb: str) -> list[Asked]:
         """Return the requests of this kind so far."""
-        with self.lock:
-            return [asked for asked in self.asked if (asked.plural, asked.verb) == (plural, verb)]
+        return [a for a in list(self.asked) if (a.plural, a.verb) == (plural, verb)]
 
     def send_to_watchers(self, plural: str, line: bytes) -> None:
         """Send a line into all open watches of a resource, whatever it is."""
@@ -267,9 +263,9 @@ class ApiServer:
         """Answer one request."""
         with self.lock:
             self.asked.append(asked)
-            scripts = self._scripts.get((asked.plural, asked.verb))
+            scripts = self._scripts.get((asked.plural, asked.verb), deque())
             script = scripts[0] if scripts else None
-            if script is not None and scripts is not None:
+            if script is not None:
                 script.times -= 1
                 if not script.times:
                     scripts.popleft()
@@ -284,9 +280,8 @@ class ApiServer:
             getattr(self, f"_{asked.verb}")(handler, asked)
 
     def _get(self, handler: Handler, asked: Asked) -> None:
-        self._send_stored(
-            handler, 200, self.store.get(asked.plural, asked.namespace, asked.name), asked
-        )
+        stored = self.store.get(asked.plural, asked.namespace, asked.name)
+        self._send_stored(handler, 200, stored, asked)
 
     def _list(self, handler: Handler, asked: Asked) -> None:
         matches = _selector_of(asked)
@@ -320,16 +315,15 @@ class ApiServer:
         try:
             self.store.watch(watcher, int(asked.params.get("resourceVersion") or "0"))
         except Expired:
-            status = status_object(410, "too old resource version")
-            line = msgspec.json.encode({"type": "ERROR", "object": status})
-            handler.send_chunk(line + b"\n")
+            error = {"type": "ERROR", "object": status_object(410, "too old resource version")}
+            handler.send_chunk(msgspec.json.encode(error) + b"\n")
             handler.end_stream()
             return
         try:
-            cut = watcher.closed.wait(float(asked.params.get("timeoutSeconds", "1800")))
+            was_cut = watcher.closed.wait(float(asked.params.get("timeoutSeconds", "1800")))
         finally:
             self.store.unwatch(watcher)
-        if cut:
+        if was_cut:
             raise Cut
         if asked.params.get("allowWatchBookmarks") == "true":
             handler.send_chunk(self._bookmark_line(asked.plural))
@@ -367,7 +361,7 @@ class ApiServer:
     def fill(self, services: int, endpoints: int, node: str = "node-0") -> None:
         """Store the cluster of the benchmarks: svc-0 … in namespaces ns-0 … ns-19, and a node."""
         self.store.put("nodes", stub_objects.node(node))
-        self.store.put("servicecidrs", stub_objects.service_cidr(cidr="10.96.0.0/12"))
+        self.store.put("servicecidrs", stub_objects.service_cidr())
         for index in range(services):
             name, namespace = f"svc-{index}", f"ns-{index % 20}"
             ip = stub_objects.service_ip(index)

@@ -132,16 +132,32 @@ def _element_requests(
 
 def _encode(item: NamedSet, change: Change, *, with_data: bool, comments: bool) -> bytes:
     key, value, origin = change
-    body = nested(1, attr(1, key))
     if item.interval and isinstance(value, bytes):
-        body += nested(10, attr(1, value))
-    elif with_data and isinstance(value, Verdict):
-        body += _verdict_data(value)
-        if comments and origin is not None:
-            body += attr(6, comment_userdata(str(origin)))
-    elif with_data and item.data and isinstance(value, bytes):
-        body += nested(2, attr(1, value))
-    return nested(1, body)
+        return nested(1, nested(1, attr(1, key)), nested(10, attr(1, value)))
+    if not with_data or not value:
+        return _frame(len(key), 0)[0] + key
+    if isinstance(value, bytes):
+        head, middle = _frame(len(key), len(value))
+        return head + key + middle + value
+    data = _verdict_data(value)
+    if comments and origin is not None:
+        data += attr(6, comment_userdata(str(origin)))
+    return _list_element(len(key), len(data)) + key + data
+
+
+@lru_cache(maxsize=64)
+def _frame(key_length: int, data_length: int) -> tuple[bytes, bytes]:
+    """Return what stands before an element's key and between key and data (multiples of four)."""
+    if not data_length:
+        return _list_element(key_length, 0), b""
+    middle = nested(2, attr(1, bytes(data_length)))[:8]
+    return _list_element(key_length, 8 + data_length), middle
+
+
+@lru_cache(maxsize=1024)
+def _list_element(key_length: int, rest_length: int) -> bytes:
+    """Return the headers of a list element, its key and the key's value."""
+    return nested(1, nested(1, attr(1, bytes(key_length))), bytes(rest_length))[:12]
 
 
 @lru_cache(maxsize=4096)

@@ -236,6 +236,15 @@ def test_an_exec_plugin_runs_again_when_its_token_expires(tmp_path, clock):
     assert credentials.current().headers == {"Authorization": "Bearer t2"}
 
 
+def test_an_exec_plugin_runs_again_when_its_token_is_rejected(tmp_path):
+    user = plugin(tmp_path, {"token": "tNUMBER"})
+    credentials = Credentials(kubeconfig(tmp_path / "config", SERVER, user))
+
+    credentials.reject(credentials.current())
+
+    assert credentials.current().headers == {"Authorization": "Bearer t2"}
+
+
 def test_an_exec_plugin_may_give_a_certificate(tmp_path):
     status = {"clientCertificateData": "CERT", "clientKeyData": "KEY"}
     pool = Credentials(kubeconfig(tmp_path / "c", SERVER, plugin(tmp_path, status))).current().pool

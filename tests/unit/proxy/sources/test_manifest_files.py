@@ -54,6 +54,24 @@ def test_what_an_api_server_would_fill_in_is_filled_in():
     assert (slice_.ports[0].name, slice_.ports[0].protocol) == ("", "TCP")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("clusterIP: 10.0.0.1", ("10.0.0.1", ["10.0.0.1"], ["IPv4"])),
+        ("clusterIPs: [fd00::1, 10.0.0.1]", ("fd00::1", ["fd00::1", "10.0.0.1"], ["IPv6", "IPv4"])),
+        ("clusterIP: 10.0.0.1, ipFamilies: [IPv4]", ("10.0.0.1", ["10.0.0.1"], ["IPv4"])),
+        ("clusterIPs: [None]", ("None", ["None"], [])),
+        ("type: ClusterIP", (None, None, None)),
+        ("type: ExternalName, clusterIP: 10.0.0.1", ("10.0.0.1", None, None)),
+    ],
+)
+def test_cluster_addresses_and_families_complete_each_other(given, expected):
+    contents = read(f"kind: Service\nmetadata: {{name: web}}\nspec: {{{given}}}\n")
+    (service,) = contents.objects.values()
+
+    assert (service.spec.cluster_ip, service.spec.cluster_ips, service.spec.ip_families) == expected
+
+
 def test_what_is_given_is_kept():
     contents = read(
         f"{SERVICE}    protocol: UDP\n  sessionAffinity: ClientIP\n"
