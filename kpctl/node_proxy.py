@@ -28,6 +28,7 @@ from proxy.engine.loop import AddressesChanged, Engine, FatalError, Kernel
 from proxy.engine.node_settings import NodeView
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.kernel.addresses import AddressMonitor, local_addresses
+from proxy.kernel.capabilities import why_refused
 from proxy.kernel.conntrack import load_conntrack
 from proxy.kernel.conntrack_worker import ConntrackWorker
 from proxy.kernel.netlink import NetlinkError
@@ -158,7 +159,7 @@ class _NodeProxy:
             config,
             self._name,
             self._store,
-            Kernel(self._nft, local_addresses),
+            Kernel(self._nft, local_addresses, why_refused),
             Publisher(self._outlets()),
             wait_for_node=options.manifests is None,
             on_starting=self._check_node,

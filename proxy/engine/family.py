@@ -13,6 +13,7 @@ from proxy.model.addresses import IPFamily
 from proxy.model.services import ServiceName, ServicePortName
 from proxy.model.store import ClusterStore
 from proxy.plan.planner import Changes, Planner
+from proxy.plan.service_plan import ServicePortPlan
 from proxy.plan.topology import Location
 
 
@@ -58,13 +59,23 @@ class FamilyProxy:
         before = self._held(changes)
         return self._applied(self.reconciler.change(changes), before)
 
-    def restate(self) -> Applied:
-        """State the whole table anew; one of another layout is replaced."""
+    def restate(self, plans: Iterable[ServicePortPlan] | None = None) -> Applied:
+        """
+        State the whole table anew; one of another layout is replaced.
+
+        *plans* are all that it shall hold for the moment; None means every plan in force.
+        """
         known = self.reconciler.table.placed
         before: Changes = {name: placed.plan for name, placed in known.items()}
         replace = self.reconciler.existing_layout() is False
-        result = self.reconciler.restate(self.planner.all_effective(), replace=replace)
+        wanted = self.planner.all_effective() if plans is None else plans
+        result = self.reconciler.restate(wanted, replace=replace)
         return self._applied(result, before)
+
+    def give_up(self, error: OSError) -> Applied:
+        """Note that the kernel could not even be asked what it holds; a retry states everything."""
+        failed = self.reconciler.restate_failed(error, SyncResult(full=True))
+        return Applied(failed, {}, {})
 
     def move(self, location: Location, node_address: bytes | None) -> Changes:
         """Plan everything anew for another location or node address."""

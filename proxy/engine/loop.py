@@ -22,7 +22,7 @@ from proxy.engine.conntrack_requests import after_changes, after_start
 from proxy.engine.family import Applied, FamilyProxy
 from proxy.engine.node_settings import NodeView, table_settings
 from proxy.engine.publisher import Publisher
-from proxy.engine.reconciler import Reconciler, SyncResult
+from proxy.engine.reconciler import Reconciler
 from proxy.engine.repairs import RepairPacing
 from proxy.engine.start_order import first_batches
 from proxy.kernel.nft_monitor import ForeignEdit
@@ -62,10 +62,11 @@ class FatalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel as the engine needs it."""
+    """The kernel as the engine needs it; ``explain`` says what it lacks, "" for nothing."""
 
     ports: Mapping[IPFamily, NftPort]
     addresses: Callable[[IPFamily], frozenset[bytes]]
+    explain: Callable[[IPFamily], str] = lambda _: ""
 
 
 class Engine:
@@ -116,6 +117,7 @@ class Engine:
             items = self._next_items()
             with self.lock:
                 self._take(items)
+                items.clear()  # a listing is large
                 if self._stopping:
                     return
                 if self._started:
@@ -225,10 +227,10 @@ class Engine:
         try:
             applied = self._write_first(proxy, plans)
         except OSError as error:
-            # The kernel could not even be asked what is there; the retry states everything.
-            proxy.reconciler.lose(str(error))
-            applied = Applied(SyncResult(full=True, error=str(error)), {}, {})
+            applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
+        if applied.result.error and (lacking := self._kernel.explain(proxy.family)):
+            log.error("The kernel refuses the rules", err=lacking, ipFamily=proxy.name)
         self._publisher.health_ports(proxy, services)
         settings = proxy.reconciler.table.settings
         self._publisher.stale_flows(
@@ -246,12 +248,11 @@ class Engine:
             # Services work through what is there: everything changes at one instant.
             return proxy.restate()
         first, rest = first_batches(plans)
-        applied = Applied(proxy.reconciler.restate(first, replace=False), {}, {})
+        applied = proxy.restate(first)
         for batch in rest:
             if not proxy.reconciler.in_sync:
                 break
-            result = proxy.write({plan.name: plan for plan in batch}).result
-            applied = Applied(_both(applied.result, result), {}, {})
+            applied.result.add(proxy.write({plan.name: plan for plan in batch}).result)
         return applied
 
     # -- work --------------------------------------------------------------------------------
@@ -310,6 +311,7 @@ class Engine:
                 started = time.perf_counter()
                 applied = proxy.write(retries)
                 self._published(proxy, applied, time.perf_counter() - started)
+                self._clean_flows(proxy, applied)
         if periodic:
             self._restate_at = _next_restate()
 
@@ -320,9 +322,9 @@ class Engine:
             if prune and proxy.reconciler.in_sync:
                 proxy.reconciler.prune_chains()
         except OSError as error:
-            proxy.reconciler.lose(str(error))
-            applied = Applied(SyncResult(full=True, error=str(error)), {}, {})
+            applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
+        self._clean_flows(proxy, applied)
 
     # -- the node ----------------------------------------------------------------------------
 
@@ -333,7 +335,12 @@ class Engine:
     def _refresh_view(self) -> None:
         if not self._started:
             return
-        before, self._view = self._view, self._look_around()
+        before = self._view
+        try:
+            self._view = self._look_around()
+        except OSError as error:
+            log.error("Cannot read the node's addresses; those known before stay", err=error)
+            return
         if before == self._view:
             return
         self._publisher.node(self._view.info)
@@ -385,16 +392,6 @@ def _counts(event: SourceEvent) -> tuple[int, int]:
     if isinstance(event, Upserted):
         return int(isinstance(event.obj, Service)), int(isinstance(event.obj, EndpointSlice))
     return int(event.resource is Resource.SERVICE), int(event.resource is Resource.ENDPOINT_SLICE)
-
-
-def _both(first: SyncResult, second: SyncResult) -> SyncResult:
-    return SyncResult(
-        full=True,
-        kernel_s=first.kernel_s + second.kernel_s,
-        requests=first.requests + second.requests,
-        error=first.error or second.error,
-        refused=first.refused | second.refused,
-    )
 
 
 def _next_restate() -> float:

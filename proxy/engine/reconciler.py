@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from proxy.backends.nftables import affinity, layout, requests
 from proxy.backends.nftables.settings import Settings
 from proxy.backends.nftables.table import Batch, NftablesTable
+from proxy.engine.repairs import RepairPacing
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.nftables import NftPort, TransactionRejected
 from proxy.model.services import ServicePortName
@@ -56,6 +57,13 @@ class SyncResult:
     error: str = ""
     refused: dict[ServicePortName, str] = field(default_factory=dict)
 
+    def add(self, other: SyncResult) -> None:
+        """Take over what a further transaction of the same synchronisation did."""
+        self.kernel_s += other.kernel_s
+        self.requests += other.requests
+        self.error = self.error or other.error
+        self.refused |= other.refused
+
 
 class Reconciler:
     """Applies plans to one table; not for use by several threads at once."""
@@ -68,6 +76,7 @@ class Reconciler:
         self._monotonic = monotonic
         self._retry_s = _FIRST_RETRY_S
         self._restate_due = 0.0
+        self._losses = RepairPacing()
 
     # -- what is due -------------------------------------------------------------------------
 
@@ -105,7 +114,9 @@ class Reconciler:
         """State the whole table anew; see NftablesTable.restate."""
         result = SyncResult(full=True)
         wanted = {plan.name: plan for plan in plans}
+        aside: Changes = {}
         self.in_sync = False
+        self._losses.settled(self._monotonic())
         for _ in range(_RESTATE_ATTEMPTS):
             batch = self.table.restate(wanted.values(), replace=replace)
             try:
@@ -113,20 +124,28 @@ class Reconciler:
             except TransactionRejected as rejected:
                 suspects = _origins(batch, rejected)
                 if not suspects:
-                    return self._restate_failed(rejected, result)
+                    return self.restate_failed(rejected, result)
                 # A request carries many elements; its service ports follow one by one.
-                later = {name: wanted.pop(name) for name in suspects}
-                self._put_aside(later, str(rejected))
+                aside |= {name: wanted.pop(name) for name in suspects}
                 continue
             except NetlinkError as error:
-                return self._restate_failed(error, result)
+                return self.restate_failed(error, result)
             self.in_sync = True
             self._retry_s = _FIRST_RETRY_S
-            self._forget_failures(wanted)
-            self._write_changes(self._all_failed(), result)
+            # What was refused before and is not wanted any more must not come back.
+            self._forget_failures(self.failures.keys() - aside.keys())
+            self._write_changes(aside, result)
             self._purge(batch, result)
             return result
-        return self._restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
+        return self.restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
+
+    def restate_failed(self, error: OSError, result: SyncResult) -> SyncResult:
+        """Note that everything could not be stated anew; it is tried again after a pause."""
+        result.error = str(error)
+        self.in_sync = False
+        self._restate_due = self._monotonic() + self._retry_s
+        self._retry_s = min(self._retry_s * 2, _LONGEST_RETRY_S)
+        return result
 
     def resettle(self, settings: Settings) -> SyncResult:
         """Write changed node addresses or ServiceCIDRs."""
@@ -136,14 +155,8 @@ class Reconciler:
             self._apply(batch, result)
         except NetlinkError as error:
             self.table.settings = settings
-            self.lose(str(error))
-            result.error = str(error)
+            self._lose(error, result)
         return result
-
-    def lose(self, reason: str) -> None:
-        """Note that the kernel may hold something else than remembered; *reason* is for people."""
-        self.in_sync = False
-        self._restate_due = self._monotonic()
 
     def prune_chains(self) -> None:
         """Delete shared chains that no service port uses any more; refusals are harmless."""
@@ -171,8 +184,7 @@ class Reconciler:
             self._blame(changes, batch, rejected, result)
             return
         except NetlinkError as error:
-            result.error = str(error)
-            self.lose(result.error)
+            self._lose(error, result)
             return
         self._forget_failures(changes)
         self._purge(batch, result)
@@ -185,10 +197,10 @@ class Reconciler:
         result: SyncResult,
     ) -> None:
         suspects = _origins(batch, rejected)
-        if rejected.errno in _STRANGE or not suspects:
+        # Right after a restatement our memory of the table is no excuse.
+        if (rejected.errno in _STRANGE and not result.full) or not suspects:
             # Either our memory of the table is wrong, or nobody in particular is to blame.
-            result.error = str(rejected)
-            self.lose(result.error)
+            self._lose(rejected, result)
             return
         innocent = {name: plan for name, plan in changes.items() if name not in suspects}
         guilty = {name: plan for name, plan in changes.items() if name in suspects}
@@ -219,14 +231,12 @@ class Reconciler:
             for name in names:
                 self.failures.pop(name, None)
 
-    def _all_failed(self) -> Changes:
-        return {name: failure.plan for name, failure in self.failures.items()}
-
-    def _restate_failed(self, error: NetlinkError, result: SyncResult) -> SyncResult:
+    def _lose(self, error: NetlinkError, result: SyncResult) -> None:
+        """Note that the kernel may hold something else than remembered: restate, but paced."""
         result.error = str(error)
-        self._restate_due = self._monotonic() + self._retry_s
-        self._retry_s = min(self._retry_s * 2, _LONGEST_RETRY_S)
-        return result
+        self.in_sync = False
+        self._losses.needed(self._monotonic())
+        self._restate_due = self._losses.due
 
     def _purge(self, batch: Batch, result: SyncResult) -> None:
         """Forget clients whose endpoint left; those of other endpoints stay remembered."""
@@ -237,6 +247,7 @@ class Reconciler:
             for request in affinity.stale_entries(self.table, remembered):
                 self._delete_entry(request, result)
         except NetlinkError as error:
+            self._lose(error, result)
             result.error = f"cannot purge remembered clients: {error}"
 
     def _delete_entry(self, request: requests.Request, result: SyncResult) -> None:

@@ -26,6 +26,11 @@ class RepairPacing:
             self._pause_s = 0.0
         self.due = min(self.due, max(now, self._last + self._pause_s))
 
+    def settled(self, now: float) -> None:
+        """Note that the table was restored at *now*, if that was needed at all."""
+        if self.due < float("inf"):
+            self.done(now)
+
     def done(self, now: float) -> None:
         """Note that the table was restored at *now*."""
         self.due = float("inf")

@@ -75,11 +75,21 @@ def unpack_address(packed: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def parse_network(text: str) -> Network | None:
-    """Return the CIDR *text* with its host bits masked, or None when it is no CIDR."""
-    if "/" not in text:
+    """
+    Return the CIDR *text* with its host bits masked, or None when it is no CIDR.
+
+    Leading zeros are read as in ``canonical_address``; a netmask instead of a length is no CIDR.
+    """
+    address, _, length = text.partition("/")
+    if not (length.isascii() and length.isdigit()) or "%" in address:
         return None
+    if ":" not in address:
+        packed = pack_address(address)
+        if packed is None:
+            return None
+        address = unpack_address(packed)
     try:
-        return ip_network(text, strict=False)
+        return ip_network(f"{address}/{length}", strict=False)
     except ValueError:
         return None
 

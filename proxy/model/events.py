@@ -8,7 +8,7 @@ mean. The engine takes these from one queue, in order.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.model.objects import ApiObject
@@ -41,22 +41,6 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
-    """
-    A complete listing: every object of *resource* that exists, and no other.
-
-    Sent after a first list and after each relist; the store removes what is missing. ``unreadable``
-    names (namespace, name) objects that exist but could not be decoded: they are kept as they were.
-    ``objects`` may be read once only and may decode while it is read, so that a large listing is
-    never held in decoded form; ``unreadable`` is complete after that.
-    """
-
-    resource: Resource
-    objects: Iterable[ApiObject]
-    unreadable: Set[tuple[str, str]] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
 class Unreadable:
     """An object could not be decoded; the previous version, if any, stays in force."""
 
@@ -64,6 +48,20 @@ class Unreadable:
     namespace: str
     name: str
     problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """
+    A complete listing: every object of *resource* that exists, and no other.
+
+    Sent after a first list and after each relist; the store removes what is missing. An object
+    that exists but could not be decoded is in ``objects`` as Unreadable, and is kept as it was.
+    ``objects`` may decode while it is read, so that a large listing is never held in decoded form.
+    """
+
+    resource: Resource
+    objects: Iterable[ApiObject | Unreadable]
 
 
 SourceEvent = Upserted | Removed | Replaced | Unreadable

@@ -126,11 +126,16 @@ def is_skipped(service: Service) -> bool:
 
 
 def cluster_ip_of(service: Service, family: IPFamily) -> str:
-    """Return the Service's cluster IP of *family* as written, or "" when it has none."""
+    """
+    Return the Service's cluster IP of *family* as written, or "" when it has none.
+
+    What is written need not be an address.
+    """
     spec = service.spec
     if not spec.ip_families:
-        parsed = canonical_address(spec.cluster_ip or "")
-        return spec.cluster_ip or "" if parsed and parsed[0] is family else ""
+        text = spec.cluster_ip or ""
+        parsed = canonical_address(text)
+        return text if parsed is None or parsed[0] is family else ""
     if family.value not in spec.ip_families:
         return ""
     index = spec.ip_families.index(family.value)
@@ -154,6 +159,9 @@ def read_service(
     cluster_ip = pack_address(text)
     if cluster_ip is None:
         return ServiceReading((), (f"spec.clusterIP: {text!r} is not an IP address",))
+    if len(cluster_ip) * 8 != family.bits:
+        problem = f"spec.clusterIPs: {text!r} is not an {family.value} address"
+        return ServiceReading((), (problem,))
     problems: list[str] = []
     traits = _traits(service, family, cluster_ip, problems, allow_external_ips)
     ports: dict[ServicePortName, ServicePort] = {}
@@ -297,7 +305,9 @@ def _health_check_node_port(service: Service, external_local: bool, problems: li
     if service.spec.type != "LoadBalancer" or not external_local:
         return 0
     port = service.spec.health_check_node_port or 0
-    if not 0 < port <= 65535:
+    if not port:
         problems.append("spec.healthCheckNodePort: missing on a LoadBalancer with policy Local")
+    elif not 1 <= port <= 65535:
+        problems.append(f"spec.healthCheckNodePort: {port} is not within 1..65535")
         return 0
     return port

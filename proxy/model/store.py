@@ -245,12 +245,16 @@ class ClusterStore:
     def _replace(self, event: Replaced) -> None:
         known = self._known(event.resource)
         listed = set()
-        for obj in event.objects:  # read once: each object may be decoded only now
+        for item in event.objects:
+            if isinstance(item, Unreadable):
+                listed.add((item.namespace, item.name))
+                self.apply(item)
+                continue
             if known:
-                listed.add((obj.metadata.namespace, obj.metadata.name))
-            self._upsert(obj)
+                listed.add((item.metadata.namespace, item.metadata.name))
+            self._upsert(item)
         for namespace, name in known:
-            if (namespace, name) not in listed and (namespace, name) not in event.unreadable:
+            if (namespace, name) not in listed:
                 self._remove(event.resource, namespace, name)
         self.synced.add(event.resource)
 

@@ -99,23 +99,24 @@ class Planner:
         """
         new = {port.name: self._plan(port, endpoints) for port in ports}
         old_names = self._ports_of.get(service, ())
-        touched: set[ServicePortName] = set()
+        before: Changes = {name: self._in_force(name) for name in (*old_names, *new)}
         for name in old_names:
             if name not in new:
-                self._release(self._plans.pop(name), touched)
-                touched.add(name)
+                self._release(self._plans.pop(name), before)
         for name, plan in new.items():
-            before = self._plans.get(name)
-            if before == plan:
-                continue
-            self._plans[name] = plan
-            touched.add(name)
-            self._reclaim(before, plan, touched)
+            previous = self._plans.get(name)
+            if previous != plan:
+                self._plans[name] = plan
+                self._reclaim(previous, plan, before)
         if new:
             self._ports_of[service] = tuple(new)
         else:
             self._ports_of.pop(service, None)
-        return {name: self.effective(name) if name in self._plans else None for name in touched}
+        after = {name: self._in_force(name) for name in before}
+        return {name: plan for name, plan in after.items() if plan != before[name]}
+
+    def _in_force(self, name: ServicePortName) -> ServicePortPlan | None:
+        return self.effective(name) if name in self._plans else None
 
     def _plan(
         self, port: ServicePort, endpoints: Mapping[PortKey, tuple[Endpoint, ...]]
@@ -125,45 +126,49 @@ class Planner:
 
     def _reclaim(
         self,
-        before: ServicePortPlan | None,
+        previous: ServicePortPlan | None,
         plan: ServicePortPlan,
-        touched: set[ServicePortName],
+        before: Changes,
     ) -> None:
         wanted = {claim_key(plan, frontend) for frontend in plan.frontends}
-        held = {claim_key(before, f) for f in before.frontends} if before else set()
+        held = {claim_key(previous, f) for f in previous.frontends} if previous else set()
         for key in held - wanted:
-            self._let_go(key, plan.name, touched)
+            self._let_go(key, plan.name, before)
         for key in wanted - held:
-            self._claim(key, plan.name, touched)
+            self._claim(key, plan.name, before)
+        for key in wanted & held & self._contenders.keys():
+            # Made anew under the same name, the Service has another age.
+            self._settle(key, self._contenders[key], before)
 
-    def _claim(self, key: ClaimKey, name: ServicePortName, touched: set[ServicePortName]) -> None:
+    def _claim(self, key: ClaimKey, name: ServicePortName, before: Changes) -> None:
         owner = self._owners.setdefault(key, name)
         if owner == name:
             return
         names = self._contenders.setdefault(key, {owner})
         names.add(name)
-        self._settle(key, names, touched)
+        self._settle(key, names, before)
 
-    def _release(self, plan: ServicePortPlan, touched: set[ServicePortName]) -> None:
+    def _release(self, plan: ServicePortPlan, before: Changes) -> None:
         for key in {claim_key(plan, frontend) for frontend in plan.frontends}:
-            self._let_go(key, plan.name, touched)
+            self._let_go(key, plan.name, before)
 
-    def _let_go(self, key: ClaimKey, name: ServicePortName, touched: set[ServicePortName]) -> None:
+    def _let_go(self, key: ClaimKey, name: ServicePortName, before: Changes) -> None:
         names = self._contenders.get(key)
         if names is None:
             del self._owners[key]
             return
         names.discard(name)
-        self._settle(key, names, touched)
+        self._settle(key, names, before)
         if len(names) == 1:
             del self._contenders[key]
 
-    def _settle(
-        self, key: ClaimKey, names: set[ServicePortName], touched: set[ServicePortName]
-    ) -> None:
+    def _settle(self, key: ClaimKey, names: set[ServicePortName], before: Changes) -> None:
         winner = min(names, key=lambda name: (self._plans[name].created, name))
-        if winner != self._owners[key]:
-            touched.update((winner, self._owners[key]))
+        loser = self._owners[key]
+        if winner != loser:
+            for name in (winner, loser):
+                if name not in before:  # a port of another Service
+                    before[name] = self._in_force(name)
             self._owners[key] = winner
 
     def _text_of(self, name: ServicePortName, key: ClaimKey) -> str:

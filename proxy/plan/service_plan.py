@@ -71,6 +71,7 @@ class ServicePortPlan:
     Everything a data plane needs to know about one service port on this node.
 
     Attributes:
+        frontends: each address and port once.
         cluster, local: targets of the two pools, in the order of the endpoints' text.
         hairpins: packed addresses of endpoints on this node that may call themselves.
         affinity_timeout_s: 0 without session affinity.
@@ -111,9 +112,13 @@ def plan_service_port(
     restricted = bool(traits.source_ranges)
     frontends = [_cluster_ip(port, choice)]
     for address in traits.external_ips:
-        frontends.append(_external(port, choice, FrontendKind.EXTERNAL_IP, address, False))
+        # Under both headings the address is as restricted as a load balancer's.
+        if address != traits.cluster_ip and address not in traits.load_balancer_vips:
+            frontends.append(_external(port, choice, FrontendKind.EXTERNAL_IP, address, False))
     for address in traits.load_balancer_vips:
-        frontends.append(_external(port, choice, FrontendKind.LOAD_BALANCER, address, restricted))
+        if address != traits.cluster_ip:
+            kind = FrontendKind.LOAD_BALANCER
+            frontends.append(_external(port, choice, kind, address, restricted))
     if port.node_port:
         frontends.append(_external(port, choice, FrontendKind.NODE_PORT, b"", False))
     return ServicePortPlan(

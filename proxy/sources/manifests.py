@@ -197,10 +197,8 @@ def _add_signature(entry: os.DirEntry[str], found: dict[str, Signature]) -> None
 def _first_events(view: View) -> Iterator[SourceEvent]:
     for resource in Resource:
         objects = tuple(obj for key, obj in view.objects.items() if key[0] is resource)
-        bad = {key: problem for key, problem in view.unreadable.items() if key[0] is resource}
-        yield Replaced(resource, objects, frozenset((key[1], key[2]) for key in bad))
-        for (_, namespace, name), problem in bad.items():
-            yield Unreadable(resource, namespace, name, problem)
+        bad = ((key, text) for key, text in view.unreadable.items() if key[0] is resource)
+        yield Replaced(resource, (*objects, *(Unreadable(*key, text) for key, text in bad)))
 
 
 def _difference(before: View, after: View, received: float) -> Iterator[SourceEvent]:

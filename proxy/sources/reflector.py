@@ -19,10 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from proxy.model.events import Removed, Replaced, SourceEvent, Unreadable, Upserted
-from proxy.model.objects import ApiObject
 from proxy.sources.backoff import Backoff
-from proxy.sources.decode import DELETED, Page, ResourceDecoder, WatchEvent
+from proxy.sources.decode import DELETED, Listing, Page, ResourceDecoder, WatchEvent
 from proxy.sources.failures import ApiError, ConnectionFailedError, GarbledError
 from proxy.sources.resources import ResourceSpec
 from proxy.sources.source import SourceError
@@ -59,12 +60,10 @@ class _Listing:
 
     version: str
     continue_token: str = ""
-    objects: list[ApiObject] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
+    items: list[msgspec.Raw] = field(default_factory=list)
 
     def add(self, page: Page) -> None:
-        self.objects += page.objects
-        self.unreadable += page.unreadable
+        self.items += page.items
         self.continue_token = page.meta.continue_token
 
 
@@ -138,9 +137,7 @@ class Reflector:
         self._listing = None
         self._absent = False
         self._version = page.meta.resource_version
-        names = frozenset((bad.namespace, bad.name) for bad in listing.unreadable if bad.name)
-        replaced = Replaced(self._spec.resource, tuple(listing.objects), names)
-        return [replaced, *listing.unreadable]
+        return [Replaced(self._spec.resource, Listing(self._decoder, listing.items))]
 
     def receive_line(self, line: bytes, received: float) -> SourceEvent | None:
         """
