@@ -103,7 +103,8 @@ def run(config: ProxyConfig, options: Options) -> int:
         log.error("command failed", err=error)
         return FINDINGS
     except NetlinkError as error:
-        log.error("command failed", err=f"netlink: {error}")
+        lacking = why_refused(IPFamily.IPV4)
+        log.error("command failed", err=f"netlink: {error}" + (f"; {lacking}" if lacking else ""))
         return ENVIRONMENT
 
 
@@ -236,7 +237,9 @@ class _NodeProxy:
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
-        log.info("Services are served", families=[f.value for f in self._families])
+        served = [p.name for p in self.engine.families.values() if p.reconciler.in_sync]
+        if served:
+            log.info("Services are served", families=served)
         self._events.record(NodeEvents(self._name).started())
 
     # -- servers -----------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class Engine:
             self.families[family] = proxy
         self._started = True
         self._restate_at = _next_restate()
-        self._publisher.problems(delta.problems)
+        self._publisher.problems(delta, self._store.faulty)
         self._publisher.conflicts(self.families.values())
         self._on_started()
 
@@ -261,7 +261,7 @@ class Engine:
         delta = self._store.commit()
         if not delta:
             return
-        self._publisher.problems(delta.problems)
+        self._publisher.problems(delta, self._store.faulty)
         if delta.node_changed or delta.service_cidrs_changed:
             self._refresh_view()
         touched = delta.touched
@@ -362,6 +362,8 @@ class Engine:
             log.info("What tells pods' traffic apart has changed", ipFamily=proxy.name)
             table.settings = settings
             self._restate(proxy)
+        elif not proxy.reconciler.in_sync:
+            table.settings = settings  # written by the restatement that is due
         elif result := proxy.resettle(settings):
             self._published(proxy, Applied(result, {}, {}), result.kernel_s)
         address = self._view.node_address(self._config, proxy.family)

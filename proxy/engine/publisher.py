@@ -6,7 +6,7 @@ request to clean up stale flows. Nothing here decides anything about packets.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,9 +16,10 @@ from proxy.kernel.conntrack import CleanupResult
 from proxy.kernel.conntrack_worker import ConntrackWorker
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.model.addresses import IPFamily
+from proxy.model.events import Resource
 from proxy.model.node import NodeInfo
 from proxy.model.services import ServiceName
-from proxy.model.store import Problem
+from proxy.model.store import Delta
 from proxy.plan.planner import Conflict
 from proxy.runtime.events import Event, EventRecorder, Regarding
 from proxy.runtime.health import ProxyHealth
@@ -45,8 +46,8 @@ class Publisher:
 
     def __init__(self, outlets: Outlets) -> None:
         self._out = outlets
+        self._started = time.time()
         self._health_ports: dict[IPFamily, set[ServiceName]] = {}
-        self._rejected: dict[str, set[tuple[str, str]]] = {}
         self._conflicts: set[Conflict] = set()
 
     def counted(self, services: int, slices: int) -> None:
@@ -111,14 +112,19 @@ class Publisher:
             )
 
     def programmed(self, family: str, trigger_times: Iterable[str]) -> None:
-        """Measure how long changes took from their cause to the kernel."""
+        """
+        Measure how long changes took from their cause to the kernel.
+
+        An object may carry the time of a change made long before this process could see it.
+        """
         now = time.time()
         for text in trigger_times:
             try:
                 caused = datetime.fromisoformat(text).timestamp()
             except ValueError:
                 continue
-            self._out.metrics.network_programming.observe(max(0.0, now - caused), family)
+            if caused >= self._started:
+                self._out.metrics.network_programming.observe(max(0.0, now - caused), family)
 
     def node(self, info: NodeInfo | None) -> None:
         """Tell health checks whether load balancers should send traffic here."""
@@ -127,19 +133,17 @@ class Publisher:
         else:
             self._out.health.set_node(deleting=not info.eligible, taint_keys=())
 
-    def problems(self, problems: Iterable[Problem]) -> None:
-        """Log what is wrong with objects."""
-        for problem in problems:
-            resource = problem.resource.value
-            self._rejected.setdefault(resource, set()).add((problem.namespace, problem.name))
+    def problems(self, delta: Delta, faulty: Mapping[Resource, int]) -> None:
+        """Log what is newly wrong with objects, and count the faulty ones."""
+        for problem in delta.problems:
             log.warning(
                 "Part of an object cannot be used and is left out",
-                kind=resource,
+                kind=problem.resource.value,
                 object=f"{problem.namespace}/{problem.name}".lstrip("/"),
                 problem=problem.text,
             )
-        for resource, objects in self._rejected.items():
-            self._out.metrics.rejected_objects.set(len(objects), resource)
+        for resource, count in faulty.items():
+            self._out.metrics.rejected_objects.set(count, resource.value)
 
     def conflicts(self, proxies: Iterable[FamilyProxy]) -> None:
         """Log and count frontends that two Services claim."""

@@ -164,6 +164,7 @@ class NetlinkSocket:
             self._socket.close()
             raise _as_netlink_error(error) from error
         self._sequence = 0
+        self._closing = False
         self.portid: int = self._socket.getsockname()[0]
 
     def _configure(self, groups: tuple[int, ...], buffer_bytes: int) -> None:
@@ -224,6 +225,8 @@ class NetlinkSocket:
             raise
         except OSError as error:
             raise _as_netlink_error(error) from error
+        if self._closing:
+            raise NetlinkError(errno.ESHUTDOWN)
         if flags & socket.MSG_TRUNC:
             raise NetlinkError(errno.EMSGSIZE, f"a datagram exceeds {RECEIVE_SIZE} bytes")
         return data
@@ -297,8 +300,10 @@ class NetlinkSocket:
 
     def shutdown(self) -> None:
         """Wake a thread that waits in receive (it gets an error), then close."""
+        self._closing = True
+        # Netlink knows no shutdown(2), and close(2) wakes nobody: a message to ourselves does.
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.sendto(encode_message(NLMSG_NOOP, 0, 0, b""), (self.portid, 0))
         self.close()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from proxy.model.addresses import IPFamily
 from proxy.netfilter import fields
 from proxy.netfilter.fields import L4PROTO, TH_DPORT, Field, Key, daddr, random_index, saddr
-from proxy.netfilter.objects import Hook, NamedSet
+from proxy.netfilter.objects import Chain, Hook, NamedSet, Rule
 from proxy.netfilter.statements import (
     CT_DNAT,
     CT_NEW,
@@ -38,7 +38,7 @@ from proxy.netfilter.statements import (
     verdict,
     verdict_map,
 )
-from proxy.netfilter.wire import NLM_F_APPEND, NLM_F_CREATE, Msg, nested, string, u32
+from proxy.netfilter.wire import NLM_F_APPEND, NLM_F_CREATE, Msg, string
 
 # The first release with ranges in concatenated sets (net/netfilter/nft_set_pipapo.c).
 OLDEST_LINUX = "5.6"
@@ -136,10 +136,7 @@ def _base_chains(kind: str, hooks: dict[int, str], priority: int) -> Iterable[Tr
 
 
 def _chain(name: str, hook: Hook | None = None) -> TrialRequest:
-    body = string(1, TABLE) + string(3, name)
-    if hook:
-        body += nested(4, u32(1, hook.number), u32(2, hook.priority)) + string(7, hook.kind)
-    return TrialRequest(Msg.NEWCHAIN, NLM_F_CREATE, body)
+    return TrialRequest(Msg.NEWCHAIN, NLM_F_CREATE, Chain(name, hook=hook).body(TABLE))
 
 
 def _vip(family: IPFamily) -> Key:
@@ -173,8 +170,7 @@ def _sets(family: IPFamily) -> Iterable[Trial]:
 def _rule(
     feature: str, part: Part, chain: str, statements: Iterable[Statement], needs: tuple[str, ...]
 ) -> Trial:
-    expressions = b"".join(statement.expressions for statement in statements)
-    body = string(1, TABLE) + string(2, chain) + nested(4, expressions)
+    body = Rule(tuple(statements)).body(TABLE, chain)
     return Trial(
         feature, part, (TrialRequest(Msg.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body),), needs
     )

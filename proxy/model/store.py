@@ -86,6 +86,7 @@ class ClusterStore:
         self._owner: dict[tuple[str, str], ServiceName] = {}  # slice -> service
         self._cidrs: dict[str, tuple[str, ...]] = {}
         self._before: dict[ServiceName, Ports | None] = {}
+        self._faults: dict[Resource, dict[tuple[str, str], tuple[str, ...]]] = {}
         self._delta = Delta()
         self.node: NodeInfo | None = None
         self.synced: set[Resource] = set()
@@ -118,6 +119,11 @@ class ClusterStore:
     def service_cidrs(self) -> tuple[str, ...]:
         """All ServiceCIDRs, sorted."""
         return tuple(sorted({cidr for cidrs in self._cidrs.values() for cidr in cidrs}))
+
+    @property
+    def faulty(self) -> dict[Resource, int]:
+        """Number of objects with something wrong in them, for each kind that ever had one."""
+        return {resource: len(objects) for resource, objects in self._faults.items()}
 
     @property
     def pending_services(self) -> int:
@@ -234,6 +240,7 @@ class ClusterStore:
             self._delta.service_cidrs_changed = True
 
     def _remove(self, resource: Resource, namespace: str, name: str) -> None:
+        self._report(resource, namespace, name, ())
         if resource is Resource.SERVICE:
             self._set_ports(ServiceName(namespace, name), None)
         elif resource is Resource.ENDPOINT_SLICE:
@@ -268,5 +275,13 @@ class ClusterStore:
         return []
 
     def _report(self, resource: Resource, namespace: str, name: str, texts: Iterable[str]) -> None:
-        for text in texts:
-            self._delta.problems.append(Problem(resource, namespace, name, text))
+        """Note what is wrong with an object; what was known already is not told again."""
+        found, key = tuple(texts), (namespace, name)
+        objects = self._faults.setdefault(resource, {}) if found else self._faults.get(resource)
+        if objects is None or objects.get(key, ()) == found:
+            return
+        if not found:
+            del objects[key]
+            return
+        objects[key] = found
+        self._delta.problems += [Problem(resource, namespace, name, text) for text in found]

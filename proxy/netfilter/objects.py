@@ -32,6 +32,11 @@ class Rule:
         """The rule's kernel expressions."""
         return b"".join(statement.expressions for statement in self.statements)
 
+    def body(self, table: str, chain: str) -> bytes:
+        """Return the attributes of the request that appends the rule."""
+        body = string(1, table) + string(2, chain) + nested(4, self.expressions)
+        return body + attr(7, fields.comment_userdata(self.comment)) if self.comment else body
+
 
 def rule(*statements: Statement, comment: str = "") -> Rule:
     """Return a rule of *statements*."""
@@ -53,8 +58,16 @@ class Chain:
     """A chain and its rules; with a hook it is a base chain."""
 
     name: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Rule, ...] = ()
     hook: Hook | None = None
+
+    def body(self, table: str) -> bytes:
+        """Return the attributes of the request that creates the chain, without its rules."""
+        body = string(1, table) + string(3, self.name)
+        if self.hook is None:
+            return body
+        place = nested(4, u32(1, self.hook.number), u32(2, self.hook.priority))
+        return body + place + string(7, self.hook.kind)
 
 
 @dataclass(frozen=True, slots=True)

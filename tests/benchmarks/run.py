@@ -150,7 +150,7 @@ def _config(*, api: str) -> Iterator[Path]:
 
 def _table(figures: list[Figures]) -> Table:
     table = Table(title="start, and one endpoint change from API write to moved traffic")
-    for name in ("program", "services", "start s", "change ms: median", "p99", "kernel", "CPU"):
+    for name in ("program", "services", "start s", "change ms", "p99 ms", "kernel", "CPU ms"):
         table.add_column(name, justify="right")
     table.add_column("PSS MB", justify="right")
     table.add_column("idle CPU", justify="right")

@@ -9,6 +9,8 @@ import time
 from tests.benchmarks.cluster import TARGET_PORT
 
 _PACKET_WAIT_S = 0.0005
+_PATIENCE_S = 1.0
+_SLOW_PACKET_S = 0.005
 
 
 class Probe:
@@ -40,10 +42,14 @@ class Probe:
 
     def wait_for(self, target: str, timeout_s: float) -> float:
         """Return time.perf_counter() when a new flow first reaches *target*."""
-        deadline = time.perf_counter() + timeout_s
+        began = time.perf_counter()
         while self.where() != target:
-            if time.perf_counter() > deadline:
+            waited = time.perf_counter() - began
+            if waited > timeout_s:
                 raise TimeoutError(f"no packet reached {target} within {timeout_s:g} s")
+            if waited > _PATIENCE_S:
+                # Source ports must not come round while their old flows are still tracked.
+                time.sleep(_SLOW_PACKET_S)
         return time.perf_counter()
 
     def close(self) -> None:

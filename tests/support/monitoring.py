@@ -15,7 +15,7 @@ class Collected:
     def __init__(self, monitor: NftMonitor) -> None:
         self._monitor = monitor
         self._edits: list[ForeignEdit] = []
-        self._thread = threading.Thread(target=self._collect)
+        self._thread = threading.Thread(target=self._collect, daemon=True)
 
     def _collect(self) -> None:
         for edit in self._monitor.edits():

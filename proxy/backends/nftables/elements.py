@@ -77,11 +77,7 @@ def port_elements(placed: Placed, settings: Settings) -> tuple[Elements, list[Ch
     """Return the elements that belong to one service port alone, and the chains they need."""
     elements: Elements = {}
     chains: list[Chain] = []
-    seen: set[tuple[bytes, int]] = set()
     for frontend in placed.plan.frontends:
-        if (frontend.address, frontend.port) in seen:  # one address under two headings
-            continue
-        seen.add((frontend.address, frontend.port))
         _add_frontend(elements, chains, placed, frontend, settings)
     return elements, chains
 

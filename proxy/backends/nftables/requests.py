@@ -15,7 +15,7 @@ from proxy.backends.nftables.elements import ElementValue
 from proxy.backends.nftables.layout import TABLE, TABLE_COMMENT
 from proxy.model.services import ServicePortName
 from proxy.netfilter.fields import comment_userdata
-from proxy.netfilter.objects import Chain, NamedSet, Rule
+from proxy.netfilter.objects import Chain, NamedSet
 from proxy.netfilter.statements import Verdict
 from proxy.netfilter.wire import (
     NLM_F_APPEND,
@@ -72,11 +72,7 @@ def flush_set(name: str) -> Request:
 
 def add_chain(chain: Chain) -> Request:
     """Return the request that makes a chain, without its rules."""
-    body = _TABLE + string(3, chain.name)
-    if chain.hook:
-        hook = chain.hook
-        body += nested(4, u32(1, hook.number), u32(2, hook.priority)) + string(7, hook.kind)
-    return Request(Msg.NEWCHAIN, NLM_F_CREATE, body)
+    return Request(Msg.NEWCHAIN, NLM_F_CREATE, chain.body(TABLE))
 
 
 def delete_chain(name: str) -> Request:
@@ -92,12 +88,8 @@ def flush_rules(chain: str = "") -> Request:
 def add_rules(chain: Chain) -> Iterator[Request]:
     """Yield the requests that append a chain's rules."""
     for rule in chain.rules:
-        yield Request(Msg.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, _rule_body(chain.name, rule))
-
-
-def _rule_body(chain: str, rule: Rule) -> bytes:
-    body = _TABLE + string(2, chain) + nested(4, rule.expressions)
-    return body + attr(7, comment_userdata(rule.comment)) if rule.comment else body
+        body = rule.body(TABLE, chain.name)
+        yield Request(Msg.NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body)
 
 
 def add_elements(item: NamedSet, changes: Iterable[Change], comments: bool) -> Iterator[Request]:
