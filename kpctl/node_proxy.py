@@ -7,9 +7,10 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from kpctl.cluster_source import make_source
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
@@ -24,19 +25,19 @@ from proxy.config.types import NFTABLES, ProxyConfig
 from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
-from proxy.engine.loop import AddressesChanged, Engine, FatalError, Kernel
-from proxy.engine.node_settings import NodeView
+from proxy.engine.loop import AddressesChanged, Engine, FatalError, Item, Kernel
+from proxy.engine.node_settings import NodeView, table_settings
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.kernel.addresses import AddressMonitor, local_addresses
 from proxy.kernel.capabilities import why_refused
 from proxy.kernel.conntrack import load_conntrack
 from proxy.kernel.conntrack_worker import ConntrackWorker
 from proxy.kernel.netlink import NetlinkError
-from proxy.kernel.nft_monitor import NftMonitor
+from proxy.kernel.nft_monitor import NftMonitor, unseen_edit
 from proxy.kernel.nftables import NetlinkNft
 from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
 from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
-from proxy.model.addresses import IPFamily
+from proxy.model.addresses import IPFamily, unpack_address
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
 from proxy.runtime.events import Event, NodeEvents
@@ -52,6 +53,7 @@ from proxy.runtime.zpages import Process
 from proxy.sources.source import ConfigurationError
 
 log = get_logger(__name__)
+T = TypeVar("T")
 
 _CONFIG_LOOK_S = 2.0
 # After the start almost nothing is garbage; a full collection would only pass over live objects.
@@ -163,22 +165,27 @@ class _NodeProxy:
             Kernel(self._nft, local_addresses, why_refused),
             Publisher(self._outlets()),
             wait_for_node=options.manifests is None,
-            on_starting=self._check_node,
+            on_starting=self._on_starting,
             on_started=self._on_started,
         )
 
     def _outlets(self) -> Outlets:
+        # Health check ports listen on addresses that are known once the Node is.
+        self._service_health: dict[IPFamily, ServiceHealth] = {}
         return Outlets(
-            self._metrics, self._health, self._service_health(), self._events, self._conntrack
+            self._metrics, self._health, self._service_health, self._events, self._conntrack
         )
 
-    def _service_health(self) -> dict[IPFamily, ServiceHealth]:
-        return {
-            family: ServiceHealth(
-                self._probes, family.value, self._health.healthy, self._health_port_failed
+    def _prepare_health_ports(self, view: NodeView) -> None:
+        for family in self._families:
+            accepted = table_settings(self._config, view, family).node_port_addresses
+            self._service_health[family] = ServiceHealth(
+                self._probes,
+                family.value,
+                self._health.healthy,
+                self._health_port_failed,
+                addresses=sorted(map(unpack_address, accepted)) if accepted is not None else None,
             )
-            for family in self._families
-        }
 
     def _health_port_failed(self, failure: PortFailure) -> None:
         namespace, name = failure.service
@@ -212,6 +219,10 @@ class _NodeProxy:
     def _on_signal(self, number: int, _frame: object) -> None:
         log.info("Stopping", signal=signal.Signals(number).name)
         self.engine.stop()
+
+    def _on_starting(self, view: NodeView) -> None:
+        self._check_node(view)
+        self._prepare_health_ports(view)
 
     def _check_node(self, view: NodeView) -> None:
         ips = view.ips(self._config)
@@ -294,20 +305,25 @@ class _NodeProxy:
     # -- watchers ----------------------------------------------------------------------------
 
     def _watch_kernel(self) -> None:
-        own = frozenset(port.portid for port in self._nft.values())
-        monitor, addresses = NftMonitor(TABLE, own), AddressMonitor()
-
-        def edits() -> None:
-            for edit in monitor.edits():
-                self.engine.submit(edit)
-
-        def moves() -> None:
-            for _ in addresses.changes():
-                self.engine.submit(AddressesChanged())
-
-        for name, target in (("nft-monitor", edits), ("address-monitor", moves)):
-            threading.Thread(target=target, name=name, daemon=True).start()
+        port = next(iter(self._nft.values()))
+        generation = port.generation()
+        monitor = NftMonitor(TABLE, frozenset(port.portid for port in self._nft.values()))
+        addresses = AddressMonitor()
         self._monitors += [monitor, addresses]
+        self._relay("nft-monitor", monitor.edits(), lambda edit: edit)
+        self._relay("address-monitor", addresses.changes(), lambda _: AddressesChanged())
+        # What happened between the first look and the first notification.
+        self.engine.submit(AddressesChanged())
+        if port.generation() != generation:
+            for family in self._families:
+                self.engine.submit(unseen_edit(family))
+
+    def _relay(self, name: str, news: Iterator[T], item: Callable[[T], Item]) -> None:
+        def relay() -> None:
+            for new in news:
+                self.engine.submit(item(new))
+
+        threading.Thread(target=relay, name=name, daemon=True).start()
 
     def _watch_config(self) -> None:
         watch = self._options.watch

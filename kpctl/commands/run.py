@@ -68,8 +68,8 @@ def _act(flags: ParsedFlags, resolution: Resolution, watch: FileWatch | None) ->
     if target := flags.text("write-config-to"):
         try:
             write_file(target, render_yaml(config))
-        except OSError as error:
-            log.error("command failed", err=f"{target}: {error.strerror}")
+        except ConfigurationError as error:
+            log.error("command failed", err=error)
             return ENVIRONMENT
         log.info("Wrote configuration", file=target)
         return OK

@@ -61,15 +61,14 @@ class FamilyProxy:
 
     def restate(self, plans: Iterable[ServicePortPlan] | None = None) -> Applied:
         """
-        State the whole table anew; one of another layout is replaced.
+        State the whole table anew; see Reconciler.restate.
 
         *plans* are all that it shall hold for the moment; None means every plan in force.
         """
         known = self.reconciler.table.placed
         before: Changes = {name: placed.plan for name, placed in known.items()}
-        replace = self.reconciler.existing_layout() is False
         wanted = self.planner.all_effective() if plans is None else plans
-        result = self.reconciler.restate(wanted, replace=replace)
+        result = self.reconciler.restate(wanted)
         return self._applied(result, before)
 
     def give_up(self, error: OSError) -> Applied:

@@ -244,9 +244,12 @@ class Engine:
         )
 
     def _write_first(self, proxy: FamilyProxy, plans: Sequence[ServicePortPlan]) -> Applied:
-        if proxy.reconciler.existing_layout() is not None:
+        if proxy.reconciler.table_exists():
             # Services work through what is there: everything changes at one instant.
-            return proxy.restate()
+            applied = proxy.restate()
+            if proxy.reconciler.in_sync:
+                proxy.reconciler.prune()
+            return applied
         first, rest = first_batches(plans)
         applied = proxy.restate(first)
         for batch in rest:
@@ -303,10 +306,11 @@ class Engine:
         periodic = now >= self._restate_at
         for family, proxy in self.families.items():
             repairs = self._repairs[family]
-            if periodic or proxy.reconciler.restate_is_due or now >= repairs.due:
-                if now >= repairs.due:
+            repairing = now >= repairs.due
+            if periodic or repairing or proxy.reconciler.restate_is_due:
+                if repairing:
                     repairs.done(now)
-                self._restate(proxy, prune=periodic)
+                self._restate(proxy, prune=periodic or repairing)
             elif retries := proxy.reconciler.due_retries():
                 started = time.perf_counter()
                 applied = proxy.write(retries)
@@ -320,7 +324,7 @@ class Engine:
         try:
             applied = proxy.restate()
             if prune and proxy.reconciler.in_sync:
-                proxy.reconciler.prune_chains()
+                proxy.reconciler.prune()
         except OSError as error:
             applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)

@@ -99,10 +99,9 @@ class Reconciler:
 
     # -- writing -----------------------------------------------------------------------------
 
-    def existing_layout(self) -> bool | None:
-        """Return whether the kernel's table is of our layout; None when there is no table."""
-        comment = self._port.table_comment(layout.TABLE)
-        return None if comment is None else comment == layout.TABLE_COMMENT
+    def table_exists(self) -> bool:
+        """Return whether the kernel has a table of our name, whoever made it."""
+        return self._port.table_comment(layout.TABLE) is not None
 
     def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
         """Write changed service ports; needs a table that is in sync."""
@@ -110,11 +109,17 @@ class Reconciler:
         self._write_changes(dict(changes), result)
         return result
 
-    def restate(self, plans: Iterable[ServicePortPlan], *, replace: bool) -> SyncResult:
-        """State the whole table anew; see NftablesTable.restate."""
+    def restate(self, plans: Iterable[ServicePortPlan]) -> SyncResult:
+        """
+        State the whole table anew, in the table that is there if that is possible.
+
+        Only then is there no instant without hooks, also when the table was kube-proxy's. A table
+        in which something of another kind has one of our names is replaced.
+        """
         result = SyncResult(full=True)
         wanted = {plan.name: plan for plan in plans}
         aside: Changes = {}
+        replace = False
         self.in_sync = False
         self._losses.settled(self._monotonic())
         for _ in range(_RESTATE_ATTEMPTS):
@@ -123,8 +128,11 @@ class Reconciler:
                 self._apply(batch, result)
             except TransactionRejected as rejected:
                 suspects = _origins(batch, rejected)
-                if not suspects:
+                if not suspects and replace:
                     return self.restate_failed(rejected, result)
+                if not suspects:
+                    replace = True
+                    continue
                 # A request carries many elements; its service ports follow one by one.
                 aside |= {name: wanted.pop(name) for name in suspects}
                 continue
@@ -158,19 +166,21 @@ class Reconciler:
             self._lose(error, result)
         return result
 
-    def prune_chains(self) -> None:
-        """Delete shared chains that no service port uses any more; refusals are harmless."""
+    def prune(self) -> None:
+        """Delete chains and sets that nothing of ours uses; a refusal is harmless."""
         in_use = self.table.chains_in_use()
-        unused = sorted(self._port.chains(layout.TABLE) - in_use, reverse=True)
-        if not unused:
+        chains = sorted(self._port.chains(layout.TABLE) - in_use)
+        sets = sorted(self._port.sets(layout.TABLE) - self.table.sets.keys())
+        if not chains and not sets:
             return
-        flushes = [requests.flush_rules(name) for name in unused]
-        removals = [requests.delete_chain(name) for name in unused]
+        flushes = [requests.flush_rules(name) for name in chains]
+        removals = [requests.delete_set(name) for name in sets]
+        removals += [requests.delete_chain(name) for name in chains]
         try:
             self._port.apply([*flushes, *removals])
         except NetlinkError:
             return  # a kernel before 6.2 may still count references of deleted elements
-        self.table.forget_chains(unused)
+        self.table.forget_chains(chains)
 
     # -- inside ------------------------------------------------------------------------------
 

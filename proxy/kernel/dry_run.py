@@ -28,6 +28,11 @@ class AcceptingNft:
         del table
         return frozenset()
 
+    def sets(self, table: str) -> frozenset[str]:
+        """Say that there are no sets."""
+        del table
+        return frozenset()
+
     def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
         """Say that no client is remembered."""
         del table, name

@@ -62,6 +62,11 @@ class ForeignEdit:
     process: str
 
 
+def unseen_edit(family: IPFamily) -> ForeignEdit:
+    """Return the edit that stands for anything: nobody was told what happened."""
+    return ForeignEdit(family, ("notifications were lost",), (), "unknown", "")
+
+
 class NftMonitor:
     """Notifications about one table, in both families; blocking, for a thread of its own."""
 
@@ -130,7 +135,7 @@ class NftMonitor:
     def _unknown(self) -> Iterator[ForeignEdit]:
         self._seen, self._places = {}, {}
         for family in IPFamily:
-            yield ForeignEdit(family, ("notifications were lost",), (), "unknown", "")
+            yield unseen_edit(family)
 
 
 def _reason(counts: Counter[Msg]) -> str:

@@ -20,6 +20,7 @@ from proxy.kernel.netlink import (
     DumpInterrupted,
     NetlinkError,
     NetlinkSocket,
+    encode_message,
     split_messages,
 )
 from proxy.model.addresses import IPFamily
@@ -31,6 +32,7 @@ from proxy.netfilter.wire import (
     NFPROTO_IPV4,
     NFPROTO_IPV6,
     NLM_F_ACK,
+    NLM_F_REQUEST,
     Msg,
     attributes,
     batch_marker,
@@ -40,6 +42,7 @@ from proxy.netfilter.wire import (
 )
 
 FAMILY_NUMBERS = {IPFamily.IPV4: NFPROTO_IPV4, IPFamily.IPV6: NFPROTO_IPV6}
+NFT_SET_ANONYMOUS = 1
 _REPLY_TIMEOUT_S = 30.0
 _SEND_BUFFER_BYTES = 4 << 20
 _DUMP_ATTEMPTS = 5
@@ -93,6 +96,9 @@ class NftPort(Protocol):
 
     def chains(self, table: str, /) -> frozenset[str]:
         """Return the names of a table's chains; empty when there is no such table."""
+
+    def sets(self, table: str, /) -> frozenset[str]:
+        """Return the names of a table's sets and maps; empty when there is no such table."""
 
     def elements(self, table: str, name: str, /) -> list[tuple[bytes, bytes]]:
         """Return packed keys and data of a set's elements; empty when there is no such set."""
@@ -171,6 +177,18 @@ class NetlinkNft:
         finally:
             self._socket.set_timeout(_REPLY_TIMEOUT_S)
 
+    def generation(self) -> int:
+        """Return the number of the last transaction that anybody made on nf_tables here."""
+        payload = NFGENMSG.pack(self._family, 0, 0)
+        sequence = self._socket.next_sequence()
+        kind = NFNL_SUBSYS_NFTABLES << 8 | Msg.GETGEN
+        self._socket.send(encode_message(kind, NLM_F_REQUEST, sequence, payload))
+        for reply in split_messages(self._socket.receive()):
+            if reply.error is not None:
+                raise reply.error
+            return _number(attributes(reply.payload[NFGENMSG.size :]).get(1))
+        return 0
+
     def table_comment(self, table: str) -> str | None:
         """Return a table's comment; see NftPort."""
         for found in self._dump(Msg.GETTABLE, b""):
@@ -183,6 +201,15 @@ class NetlinkNft:
         """Return a table's chains; see NftPort."""
         found = self._dump(Msg.GETCHAIN, string(1, table))
         return frozenset(_text(c.get(3)) for c in found if _text(c.get(1)) == table)
+
+    def sets(self, table: str) -> frozenset[str]:
+        """Return a table's sets and maps; see NftPort. Anonymous ones belong to their rules."""
+        found = self._dump(Msg.GETSET, string(1, table))
+        return frozenset(
+            _text(s.get(2))
+            for s in found
+            if _text(s.get(1)) == table and not _number(s.get(3)) & NFT_SET_ANONYMOUS
+        )
 
     def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
         """Return a set's elements; see NftPort."""
@@ -220,3 +247,7 @@ def _entries(data: memoryview) -> Iterator[tuple[int, dict[int, memoryview]]]:
 
 def _text(value: memoryview | None) -> str:
     return bytes(value).rstrip(b"\0").decode() if value is not None else ""
+
+
+def _number(value: memoryview | None) -> int:
+    return int.from_bytes(value, "big") if value is not None else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from proxy.netfilter import fields
 from proxy.netfilter.fields import Key, key_length, key_text, key_type, key_typeof
-from proxy.netfilter.statements import Statement
+from proxy.netfilter.statements import NF_ACCEPT, Statement
 from proxy.netfilter.wire import attr, nested, string, u32
 
 NFT_SET_INTERVAL, NFT_SET_MAP, NFT_SET_TIMEOUT, NFT_SET_EVAL, NFT_SET_CONCAT = 4, 8, 16, 32, 128
@@ -67,7 +67,8 @@ class Chain:
         if self.hook is None:
             return body
         place = nested(4, u32(1, self.hook.number), u32(2, self.hook.priority))
-        return body + place + string(7, self.hook.kind)
+        # The policy is stated because someone may have changed that of a chain that exists.
+        return body + place + u32(5, NF_ACCEPT) + string(7, self.hook.kind)
 
 
 @dataclass(frozen=True, slots=True)

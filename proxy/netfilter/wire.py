@@ -53,6 +53,7 @@ class Msg(enum.IntEnum):
     GETSETELEM = 13
     DELSETELEM = 14
     NEWGEN = 15
+    GETGEN = 16
 
 
 def attr(kind: int, payload: bytes) -> bytes:

@@ -165,7 +165,9 @@ def test_listings_are_readable(kernels: Kernels, family: IPFamily) -> None:
     kernel = kernels.make(family)
     table = NftablesTable(Settings(family))
     kernel.do(table, table.restate([simple(1, 1, 2, family=family)], replace=False))
-    vip, pod = ("172.30.0.1", "10.180.0.2") if family is V4 else ("fd00:172:30::1", "fd00:10:180::2")
+    vip, pod = (
+        ("172.30.0.1", "10.180.0.2") if family is V4 else ("fd00:172:30::1", "fd00:10:180::2")
+    )
     found = blocks(kernel.text())
     assert f"{vip} . tcp . 80 . 1 : {pod} . 8080" in found["map endpoints"]
     assert f'{vip} . tcp . 80 comment "ns/svc-1:p80" : goto lb-2' in found["map service-ips"]
@@ -311,8 +313,12 @@ def test_a_table_of_another_layout_is_replaced_in_one_transaction(
 def test_without_replacement_a_foreign_layout_is_refused_and_left_alone(kernels: Kernels) -> None:
     kernel = kernels.make(V4)
     foreign = FOREIGN.format(family="ip", vip="172.30.0.1", kind="ipv4_addr")
-    load_text(kernel.namespace, foreign.replace(". inet_service : verdict", ": verdict").replace(
-        ". tcp . 80 :", ". tcp :").replace(" . th dport", ""))
+    load_text(
+        kernel.namespace,
+        foreign.replace(". inet_service : verdict", ": verdict")
+        .replace(". tcp . 80 :", ". tcp :")
+        .replace(" . th dport", ""),
+    )
     before = kernel.text()
     with pytest.raises(TransactionRejected):
         kernel.nft.apply(NftablesTable(Settings(V4)).restate([], replace=False).requests)

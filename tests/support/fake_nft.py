@@ -167,6 +167,11 @@ class FakeNft:
         self._check_readable()
         return frozenset(self.tables[table].chains) if table in self.tables else frozenset()
 
+    def sets(self, table: str) -> frozenset[str]:
+        """Return a table's sets and maps; see NftPort."""
+        self._check_readable()
+        return frozenset(self.tables[table].sets) if table in self.tables else frozenset()
+
     def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
         """Return a set's elements; see NftPort."""
         self._check_readable()
@@ -195,10 +200,18 @@ class FakeNft:
         if sets.setdefault(_text(found[2]), FakeSet(kind)).type != kind:
             raise NetlinkError(errno.EEXIST)
 
+    def delete_set(self, tables: Tables, found: Attributes, _: KernelRequest) -> None:
+        table, name = _table(tables, found), _text(found[2])
+        _set(table, found)
+        if any(name in rule.sets for chain in table.chains.values() for rule in chain.rules):
+            raise NetlinkError(errno.EBUSY)
+        del table.sets[name]
+
     def new_chain(self, tables: Tables, found: Attributes, _: KernelRequest) -> None:
         chains, hook = _table(tables, found).chains, bytes(found.get(4, b""))
-        if chains.setdefault(_text(found[3]), FakeChain(hook)).hook != hook and hook:
-            raise NetlinkError(errno.EEXIST)
+        chain = chains.setdefault(_text(found[3]), FakeChain(hook))
+        if hook and chain.hook != hook:  # a chain stays where it was attached, if it ever was
+            raise NetlinkError(errno.EOPNOTSUPP)
 
     def delete_chain(self, tables: Tables, found: Attributes, _: KernelRequest) -> None:
         table, name = _table(tables, found), _text(found[3])
@@ -252,6 +265,7 @@ _HANDLERS: dict[Msg, _Handler] = {
     Msg.NEWTABLE: FakeNft.new_table,
     Msg.DELTABLE: FakeNft.delete_table,
     Msg.NEWSET: FakeNft.new_set,
+    Msg.DELSET: FakeNft.delete_set,
     Msg.NEWCHAIN: FakeNft.new_chain,
     Msg.DELCHAIN: FakeNft.delete_chain,
     Msg.NEWRULE: FakeNft.new_rule,

@@ -89,9 +89,9 @@ class KpctlNode:
         """Ask a server of the process at 127.0.0.1."""
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
         connection.sock = self.namespace.socket()
-        connection.sock.settimeout(PATIENCE_S)
-        connection.sock.connect(("127.0.0.1", port))
         try:
+            connection.sock.settimeout(PATIENCE_S)
+            connection.sock.connect(("127.0.0.1", port))
             connection.request("GET", path)
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

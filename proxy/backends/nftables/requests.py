@@ -80,6 +80,11 @@ def delete_chain(name: str) -> Request:
     return Request(Msg.DELCHAIN, 0, _TABLE + string(3, name))
 
 
+def delete_set(name: str) -> Request:
+    """Return the request that deletes a set or map that no rule uses, with its elements."""
+    return Request(Msg.DELSET, 0, _TABLE + string(2, name))
+
+
 def flush_rules(chain: str = "") -> Request:
     """Return the request that deletes the rules of a chain, or of the whole table."""
     return Request(Msg.DELRULE, 0, _TABLE + (string(2, chain) if chain else b""))

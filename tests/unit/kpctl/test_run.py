@@ -64,7 +64,9 @@ def test_the_configuration_can_be_written_by_anybody(node: KpctlNode, before) ->
 def test_a_place_that_cannot_be_written_is_named(node: KpctlNode) -> None:
     done = node.run("--write-config-to", "/proc/absent/file.yaml")
     assert done.returncode == 4
-    assert "/proc/absent/file.yaml: No such file or directory" in only_line(done.stderr)
+    assert "cannot write /proc/absent/file.yaml: No such file or directory" in only_line(
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,7 @@ def test_a_wrong_flag_is_a_usage_error(node: KpctlNode, flag, says) -> None:
     [
         ("mode: warp", "mode: "),
         ("iptables: {masqueradeBit: 99}", "iptables.masqueradeBit: "),
-        ("syncPeriod: soon", "syncPeriod: "),
+        ("configSyncPeriod: soon", "configSyncPeriod: "),
         ("mode: [nftables", "config.yaml: "),
         ("nodePortAddresses: [10.0.0.0/99]", "nodePortAddresses"),
     ],
@@ -109,11 +111,12 @@ def test_a_wrong_configuration_is_refused_with_the_place(node: KpctlNode, text, 
     [
         (("--config", "/absent.yaml"), "/absent.yaml"),
         (("--manifests", "/absent"), "/absent: No such file or directory; check --manifests"),
-        (("--kubeconfig", "/absent.conf"), "/absent.conf"),
+        (("--kubeconfig", "/absent.conf", "--conntrack-max-per-core=0"), "/absent.conf"),
     ],
 )
 def test_a_missing_file_is_named(node: KpctlNode, flags, says) -> None:
-    config = () if "--config" in flags else ("--config", str(node.config))
+    # A configuration file would outweigh --kubeconfig.
+    config = ("--config", str(node.config)) if "--manifests" in flags else ()
     done = node.run(*config, *flags)
     assert done.returncode == 1
     assert says in done.stderr.splitlines()[-1]
@@ -253,7 +256,10 @@ def test_a_port_that_is_taken_is_fatal_when_asked_for(node: KpctlNode, field) ->
 
 MALFORMED = {
     "a port of the wrong type": ({"ports": "eighty"}, "ports"),
-    "an absurd port": ({"ports": [{"port": 99999, "protocol": "TCP"}]}, "spec.ports[0].port: 99999"),
+    "an absurd port": (
+        {"ports": [{"port": 99999, "protocol": "TCP"}]},
+        "spec.ports[0].port: 99999",
+    ),
     "a negative port": ({"ports": [{"port": -1, "protocol": "TCP"}]}, "spec.ports[0].port: -1"),
     "an unknown protocol": (
         {"ports": [{"port": 80, "protocol": "QUIC"}]},

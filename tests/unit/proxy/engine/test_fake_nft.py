@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -259,7 +260,14 @@ def test_a_chain_without_a_hook_cannot_become_a_base_chain(nft) -> None:
     port = nft[0]
     port.apply([requests.add_table(), *chain_with("filter-input")])
     base = next(chain for chain in layout.base_chains() if chain.name == "filter-input")
-    assert refusals_of(port, [requests.add_chain(base)]) == [(0, errno.EEXIST)]
+    assert refusals_of(port, [requests.add_chain(base)]) == [(0, errno.EOPNOTSUPP)]
+
+
+def test_a_base_chain_cannot_move_to_another_hook(port) -> None:
+    base = next(chain for chain in layout.base_chains() if chain.name == "filter-input")
+    forward = next(chain for chain in layout.base_chains() if chain.name == "filter-forward")
+    moved = replace(base, hook=forward.hook)
+    assert refusals_of(port, [requests.add_chain(moved)]) == [(0, errno.EOPNOTSUPP)]
 
 
 def test_restating_twice_leaves_the_same_table(nft, port) -> None:

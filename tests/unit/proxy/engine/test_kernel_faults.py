@@ -24,6 +24,7 @@ from tests.support.engine_rig import (
     udp,
     vip_key,
 )
+from tests.support.fake_nft import FakeChain, FakeSet
 
 # Part of the keys of one address in the maps, but not of the set of ClusterIPs.
 POISON = vip_key("10.96.0.66")
@@ -210,6 +211,7 @@ def test_a_service_deleted_while_the_kernel_failed_does_not_come_back(rig) -> No
 def test_a_kernel_that_cannot_be_read_is_not_asked_without_a_pause(rig) -> None:
     rig.nft.unreadable = NetlinkError(errno.ENOBUFS)
     rig.turn(foreign_edit())
+    rig.turn()  # the first attempt may follow at once
     assert rig.until_due() > 0
     rig.nft.unreadable = None
     del rig.nft.tables[TABLE]
@@ -246,6 +248,19 @@ def test_flows_of_a_change_that_was_refused_first_are_cleaned_up(monkeypatch) ->
     rig.after(1)
     assert rig.endpoints_of("10.96.0.1", 53, "UDP") == {"10.180.0.2"}
     assert any(not request.empty for request in rig.told.requests)
+
+
+def test_a_set_of_another_type_under_our_name_is_replaced(rig) -> None:
+    rig.nft.tables[TABLE].sets[layout.CLUSTER_IPS] = FakeSet(type=(b"another",))
+    rig.turn(foreign_edit("set"))
+    assert rig.nft.keys(TABLE, layout.CLUSTER_IPS) == {bytes((10, 96, 0, n)) for n in (1, 2, 3)}
+    assert rig.serves("10.96.0.3")
+
+
+def test_a_foreign_chain_in_the_table_is_deleted_by_the_repair(rig) -> None:
+    rig.nft.tables[TABLE].chains["evil"] = FakeChain()
+    rig.turn(foreign_edit("chain"))
+    assert "evil" not in rig.nft.chains(TABLE)
 
 
 def test_a_foreign_edit_is_repaired_at_once_and_counted(rig) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.model.events import Resource, Unreadable
 from proxy.model.objects import Service
-from proxy.sources.decode import ResourceDecoder, decode_status
+from proxy.sources.decode import Listing, ResourceDecoder, decode_status
 from proxy.sources.failures import ApiError, GarbledError
 
 SERVICES = ResourceDecoder(Resource.SERVICE)
@@ -20,6 +20,10 @@ def page(*items, **metadata):
     return json.dumps({"metadata": {"resourceVersion": "9"} | metadata, "items": items}).encode()
 
 
+def objects(*items):
+    return list(Listing(SERVICES, SERVICES.decode_page(page(*items)).items))
+
+
 def event(kind, obj):
     return json.dumps({"type": kind, "object": obj}).encode()
 
@@ -27,25 +31,40 @@ def event(kind, obj):
 def test_a_page_gives_its_objects_version_and_continue_token():
     decoded = SERVICES.decode_page(page(service("a"), service("b"), **{"continue": "next"}))
 
-    assert [obj.metadata.name for obj in decoded.objects] == ["a", "b"]
+    assert [obj.metadata.name for obj in Listing(SERVICES, decoded.items)] == ["a", "b"]
     assert (decoded.meta.resource_version, decoded.meta.continue_token) == ("9", "next")
-    assert decoded.unreadable == ()
 
 
 @pytest.mark.parametrize("body", [b'{"metadata":{},"items":null}', b'{"metadata":{},"items":[]}'])
 def test_an_empty_page_has_no_objects(body):
-    assert SERVICES.decode_page(body).objects == []
+    assert SERVICES.decode_page(body).items == []
 
 
 def test_one_bad_object_of_a_page_costs_only_itself_and_names_the_field():
     bad = service("bad", ports=[{"port": "http"}])
 
-    decoded = SERVICES.decode_page(page(service("a"), bad, service("b")))
+    first, broken, last = objects(service("a"), bad, service("b"))
 
-    assert [obj.metadata.name for obj in decoded.objects] == ["a", "b"]
-    assert decoded.unreadable == (
-        Unreadable(Resource.SERVICE, "shop", "bad", "spec.ports[0].port: Expected int, got str"),
+    assert (first.metadata.name, last.metadata.name) == ("a", "b")
+    assert broken == Unreadable(
+        Resource.SERVICE, "shop", "bad", "spec.ports[0].port: Expected int, got str"
     )
+
+
+def test_a_listing_can_be_read_again():
+    listing = Listing(SERVICES, SERVICES.decode_page(page(service("a"), service("b"))).items)
+
+    assert len(listing) == 2
+    assert list(listing) == list(listing)
+
+
+def test_a_name_that_is_no_utf_8_costs_only_its_object():
+    body = page(service("a"), service("NAME")).replace(b"NAME", b"\xff")
+
+    first, broken = Listing(SERVICES, SERVICES.decode_page(body).items)
+
+    assert first.metadata.name == "a"
+    assert isinstance(broken, Unreadable)
 
 
 @pytest.mark.parametrize(
@@ -59,17 +78,16 @@ def test_one_bad_object_of_a_page_costs_only_itself_and_names_the_field():
     ],
 )
 def test_an_object_without_readable_metadata_is_reported_without_a_name(item, problem):
-    decoded = SERVICES.decode_page(page(item, service("a")))
+    bad, good = objects(item, service("a"))
 
-    assert [obj.metadata.name for obj in decoded.objects] == ["a"]
-    (bad,) = decoded.unreadable
+    assert good.metadata.name == "a"
     assert (bad.name, bad.problem) == ("", problem)
 
 
 def test_absurd_values_are_not_the_decoders_affair():
-    decoded = SERVICES.decode_page(page(service(ports=[{"port": 99999, "protocol": "QUIC"}])))
+    (found,) = objects(service(ports=[{"port": 99999, "protocol": "QUIC"}]))
 
-    assert decoded.objects[0].spec.ports[0].port == 99999
+    assert found.spec.ports[0].port == 99999
 
 
 @pytest.mark.parametrize(
@@ -80,7 +98,6 @@ def test_absurd_values_are_not_the_decoders_affair():
         page(service())[:-5],
         b'{"kind":"Status"}',
         b"[1]",
-        b'{"metadata":{},"items":[{"metadata":{"name":"\xff"}}]}',
         b'{"metadata":{},"items":' + b"[" * 100_000,
     ],
 )

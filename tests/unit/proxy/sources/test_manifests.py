@@ -200,10 +200,11 @@ def test_an_object_that_cannot_be_read_any_more_stays_as_it_was(tmp_path, look):
 def test_an_object_that_cannot_be_read_at_first_is_named(tmp_path, look):
     (tmp_path / "a.yaml").write_text(service("a", port="http"))
 
-    replaced, unreadable, *_ = look()
+    replaced, *_ = look()
 
-    assert replaced.unreadable == {("shop", "a")}
+    (unreadable,) = replaced.objects
     assert isinstance(unreadable, Unreadable)
+    assert (unreadable.namespace, unreadable.name) == ("shop", "a")
 
 
 def test_objects_the_api_would_not_have_sent_are_left_out(tmp_path, look):

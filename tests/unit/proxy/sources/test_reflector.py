@@ -251,10 +251,12 @@ def test_unreadable_objects_of_a_list_are_named_as_existing_and_reported():
     machine.next_request()
     bad = obj("bad") | {"spec": {"clusterIP": 3}}
 
-    replaced, *others = machine.receive_page(page(obj("a"), bad, {"metadata": {"name": 7}}))
+    (replaced,) = machine.receive_page(page(obj("a"), bad, {"metadata": {"name": 7}}))
 
-    assert replaced.unreadable == {("shop", "bad")}
-    assert [type(other) for other in others] == [Unreadable, Unreadable]
+    good, named, nameless = replaced.objects
+    assert good.metadata.name == "a"
+    assert [type(other) for other in (named, nameless)] == [Unreadable, Unreadable]
+    assert ((named.namespace, named.name), nameless.name) == (("shop", "bad"), "")
 
 
 def test_a_deletion_of_an_object_that_cannot_be_read_is_still_a_deletion():
