@@ -14,8 +14,9 @@ from proxy.backends.nftables.text import render_table
 from proxy.config.gates import gate_enabled
 from proxy.config.node import node_name
 from proxy.config.types import ProxyConfig
-from proxy.engine.loop import Engine, FatalError, Kernel
+from proxy.engine.loop import Engine, Kernel
 from proxy.engine.publisher import Outlets, Publisher
+from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import local_addresses
 from proxy.kernel.dry_run import AcceptingNft
 from proxy.kernel.rights import supported_families

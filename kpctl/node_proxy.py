@@ -25,9 +25,10 @@ from proxy.config.types import NFTABLES, ProxyConfig
 from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
-from proxy.engine.loop import AddressesChanged, Engine, FatalError, Item, Kernel
+from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
 from proxy.engine.node_settings import NodeView, table_settings
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
+from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import AddressMonitor, local_addresses
 from proxy.kernel.capabilities import why_refused
 from proxy.kernel.conntrack import load_conntrack

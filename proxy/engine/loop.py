@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from proxy.backends.nftables.table import NftablesTable
-from proxy.config.types import NODE_CIDR, ProxyConfig
+from proxy.config.types import ProxyConfig
 from proxy.engine.conntrack_requests import after_changes, after_start
 from proxy.engine.family import Applied, FamilyProxy
 from proxy.engine.node_settings import NodeView, table_settings
 from proxy.engine.publisher import Publisher
 from proxy.engine.reconciler import Reconciler
 from proxy.engine.repairs import RepairPacing
+from proxy.engine.start_gate import StartGate
 from proxy.engine.start_order import first_batches
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.kernel.nftables import NftPort
@@ -39,8 +40,6 @@ from proxy.runtime.logs import get_logger
 log = get_logger(__name__)
 
 RESTATE_PERIOD_S = 3600.0
-NODE_WAIT_S = 30.0
-POD_CIDR_WAIT_S = 300.0
 _MOST_EVENTS_AT_ONCE = 5000
 _SOURCE_EVENTS = (Upserted, Removed, Replaced, Unreadable)
 
@@ -54,10 +53,6 @@ class Stop:
 
 
 Item = SourceEvent | ForeignEdit | AddressesChanged | Stop
-
-
-class FatalError(Exception):
-    """The proxy cannot work as configured; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +87,12 @@ class Engine:
         self._store = store
         self._kernel = kernel
         self._publisher = publisher
-        self._wait_for_node = wait_for_node
+        self._gate = StartGate(config, node_name, wait_for_node=wait_for_node)
         self._on_starting = on_starting
         self._on_started = on_started
         self._queue: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._started = False
         self._stopping = False
-        self._node_deadline: float | None = None
         self._restate_at = float("inf")
         self._repairs = {family: RepairPacing() for family in kernel.ports}
         self._view = NodeView(node_name, None, {})
@@ -123,7 +117,7 @@ class Engine:
                 if self._started:
                     self._synchronise()
                     self._do_what_is_due()
-                elif self._may_start():
+                elif self._gate.is_open(self._store):
                     self._start()
 
     # -- events ------------------------------------------------------------------------------
@@ -139,8 +133,8 @@ class Engine:
 
     def _pause(self) -> float:
         times = [self._restate_at]
-        if not self._started and self._node_deadline is not None:
-            times.append(self._node_deadline)
+        if not self._started:
+            times.append(self._gate.deadline)
         for family, proxy in self.families.items():
             times.append(proxy.reconciler.next_due() or float("inf"))
             times.append(self._repairs[family].due)
@@ -172,33 +166,6 @@ class Engine:
         self._repairs[edit.family].needed(time.monotonic())
 
     # -- start -------------------------------------------------------------------------------
-
-    def _may_start(self) -> bool:
-        synced = self._store.synced
-        if not {Resource.SERVICE, Resource.ENDPOINT_SLICE, Resource.NODE} <= synced:
-            return False
-        if self._node_is_complete() or not self._wait_for_node:
-            return True
-        needs_cidrs = self._config.detect_local.mode == NODE_CIDR
-        now = time.monotonic()
-        if self._node_deadline is None:
-            self._node_deadline = now + (POD_CIDR_WAIT_S if needs_cidrs else NODE_WAIT_S)
-            log.info("Waiting for the Node object to have what is needed", node=self._node_name)
-        if now < self._node_deadline:
-            return False
-        if needs_cidrs:
-            raise FatalError(
-                f"timed out waiting for pod CIDRs of node {self._node_name!r}: detectLocalMode "
-                "NodeCIDR needs them; check the Node object or choose another mode"
-            )
-        log.error("Timed out waiting for the Node or its addresses; going on without them")
-        return True
-
-    def _node_is_complete(self) -> bool:
-        info = self._store.node
-        if info is None or not info.addresses:
-            return False
-        return bool(info.pod_cidrs) or self._config.detect_local.mode != NODE_CIDR
 
     def _start(self) -> None:
         delta = self._store.commit()

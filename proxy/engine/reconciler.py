@@ -16,6 +16,7 @@ from proxy.backends.nftables import affinity, layout, requests
 from proxy.backends.nftables.settings import Settings
 from proxy.backends.nftables.table import Batch, NftablesTable
 from proxy.engine.repairs import RepairPacing
+from proxy.engine.start_order import BATCH_SIZE, batched
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.nftables import NftPort, TransactionRejected
 from proxy.model.services import ServicePortName
@@ -127,22 +128,28 @@ class Reconciler:
             try:
                 self._apply(batch, result)
             except TransactionRejected as rejected:
-                suspects = _origins(batch, rejected)
-                if not suspects and replace:
-                    return self.restate_failed(rejected, result)
-                if not suspects:
+                if not replace and not _blames_only_services(batch, rejected):
                     replace = True
                     continue
+                suspects = _origins(batch, rejected)
+                if not suspects:
+                    return self.restate_failed(rejected, result)
                 # A request carries many elements; its service ports follow one by one.
                 aside |= {name: wanted.pop(name) for name in suspects}
                 continue
             except NetlinkError as error:
-                return self.restate_failed(error, result)
+                if error.errno != errno.EMSGSIZE or len(wanted) <= BATCH_SIZE:
+                    return self.restate_failed(error, result)
+                # Without rights in the first user namespace the kernel takes a few megabytes at
+                # once; what does not fit follows, and its Services are missing that long.
+                aside |= {name: wanted.pop(name) for name in list(wanted)[BATCH_SIZE:]}
+                continue
             self.in_sync = True
             self._retry_s = _FIRST_RETRY_S
             # What was refused before and is not wanted any more must not come back.
             self._forget_failures(self.failures.keys() - aside.keys())
-            self._write_changes(aside, result)
+            for names in batched(aside):
+                self._write_changes({name: aside[name] for name in names}, result)
             self._purge(batch, result)
             return result
         return self.restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
@@ -269,6 +276,11 @@ class Reconciler:
 
 
 _RESTATE_ATTEMPTS = 8
+
+
+def _blames_only_services(batch: Batch, rejected: TransactionRejected) -> bool:
+    """Return whether each refused request was caused by service ports."""
+    return all(batch.requests[refusal.index].origins for refusal in rejected.refusals)
 
 
 def _origins(batch: Batch, rejected: TransactionRejected) -> set[ServicePortName]:

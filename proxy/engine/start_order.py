@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 from proxy.plan.service_plan import ServicePortPlan
 
 BATCH_SIZE = 2000
+T = TypeVar("T")
 _DNS_PORT = 53
 _API = ("default", "kubernetes")
 
@@ -17,8 +20,14 @@ def first_batches(
     """Return the plans to write first (the API server and cluster DNS), and the rest in batches."""
     first = [plan for plan in plans if _is_vital(plan)]
     rest = [plan for plan in plans if not _is_vital(plan)]
-    batches = (rest[start : start + BATCH_SIZE] for start in range(0, len(rest), BATCH_SIZE))
-    return first, batches
+    return first, batched(rest)
+
+
+def batched(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    """Yield *items* in batches that one transaction can take."""
+    iterator = iter(items)
+    while batch := tuple(islice(iterator, BATCH_SIZE)):
+        yield batch
 
 
 def _is_vital(plan: ServicePortPlan) -> bool:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kpctl.lab.netns import Namespace
+from proxy.conntrack.messages import CT_DELETE, nfnetlink_header
 from proxy.kernel.command import Process
+from proxy.kernel.conntrack import open_netfilter
+from proxy.model.addresses import IPFamily
 from tests.benchmarks.cluster import ProbeService
 from tests.benchmarks.traffic import Probe
 
@@ -71,7 +74,7 @@ def measure(
     """Run *argv* in *namespace*, which is also the calling thread's, and measure it."""
     probe = Probe(service.vip, TARGETS)
     service.move(TARGETS[0])
-    namespace.run(["conntrack", "-F"])
+    _forget_flows()
     process: Process | None = None
     try:
         with log.open("wb") as output:
@@ -82,7 +85,7 @@ def measure(
         cpu, kernel = _cpu_s(process.pid), _kernel()
         times = []
         for number in range(changes):
-            namespace.run(["conntrack", "-F"])  # a source port used again must be a new flow
+            _forget_flows()
             times.append(_change(probe, service, TARGETS[(number + 1) % 2]))
         cpu_ms = (_cpu_s(process.pid) - cpu) / changes * 1000
         after = _kernel()
@@ -97,6 +100,12 @@ def measure(
         if process is not None:
             process.send_signal(signal.SIGTERM)
             process.wait(30)
+
+
+def _forget_flows() -> None:
+    """Empty connection tracking here, so that a source port used again is a new flow."""
+    with open_netfilter() as netlink:
+        netlink.request(CT_DELETE, 0, nfnetlink_header(IPFamily.IPV4))
 
 
 def _change(probe: Probe, service: ProbeService, target: str) -> float:

@@ -20,7 +20,7 @@ from proxy.config.flags import parse_flags
 from proxy.config.resolve import resolve
 from proxy.config.types import ProxyConfig
 from proxy.conntrack.stale import CleanupRequest
-from proxy.engine import loop, publisher
+from proxy.engine import loop, publisher, start_gate
 from proxy.engine.loop import Engine, Kernel
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.kernel.nft_monitor import ForeignEdit
@@ -242,6 +242,7 @@ class Rig:
     ) -> None:
         self.time = FakeTime()
         patch.setattr(loop, "time", self.time)
+        patch.setattr(start_gate, "time", self.time)
         patch.setattr(publisher, "time", self.time)
         self.config: ProxyConfig = resolve(parse_flags(flags)).config
         self.nft = nft or FakeNft()

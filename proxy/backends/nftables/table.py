@@ -177,6 +177,7 @@ class NftablesTable:
         removed: dict[str, list[Change]] = defaultdict(list)
         new_chains: dict[str, Chain] = {}
         shared: dict[ElementKey, int] = defaultdict(int)
+        origins: dict[ElementKey, ServicePortName] = {}
         for name, plan in changes.items():
             before = placed.get(name)
             after = place(plan, before) if plan is not None else None
@@ -191,9 +192,11 @@ class NftablesTable:
             _difference(name, old, new, removed, added)
             for key in shared_elements(before.plan) if before else ():
                 shared[key] -= 1
+                origins[key] = name
             for key in shared_elements(after.plan) if after else ():
                 shared[key] += 1
-        _settle_shared(shared, counts, batch.counts, removed, added)
+                origins[key] = name
+        _settle_shared(shared, origins, counts, batch.counts, removed, added)
         for set_name in (layout.AFFINITY_LEARN, layout.AFFINITY_LEARN_NODEPORTS):
             batch.learned |= {change.key: False for change in removed.get(set_name, ())}
             batch.learned |= {change.key: True for change in added.get(set_name, ())}
@@ -260,6 +263,7 @@ def _difference(
 
 def _settle_shared(
     shared: Mapping[ElementKey, int],
+    origins: Mapping[ElementKey, ServicePortName],
     counts: Mapping[ElementKey, int],
     new_counts: dict[ElementKey, int],
     removed: dict[str, list[Change]],
@@ -271,6 +275,6 @@ def _settle_shared(
         before = counts.get(key, 0)
         new_counts[key] = before + difference
         if not before:
-            added[key[0]].append(Change(key[1], b"", None))
+            added[key[0]].append(Change(key[1], b"", origins[key]))
         elif not new_counts[key]:
-            removed[key[0]].append(Change(key[1], b"", None))
+            removed[key[0]].append(Change(key[1], b"", origins[key]))

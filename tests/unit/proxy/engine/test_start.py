@@ -9,7 +9,7 @@ import pytest
 from proxy.backends.nftables import layout
 from proxy.backends.nftables.requests import Request
 from proxy.engine import start_order
-from proxy.engine.loop import FatalError
+from proxy.engine.start_gate import FatalError
 from proxy.kernel.netlink import NetlinkError
 from proxy.model.events import Replaced, Resource
 from proxy.netfilter.wire import NLM_F_CREATE, Msg, string
