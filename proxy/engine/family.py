@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from proxy.backends.nftables.settings import Settings
 from proxy.conntrack.stale import Place
 from proxy.engine.reconciler import Reconciler, SyncResult
+from proxy.engine.start_order import first_batches
 from proxy.model.addresses import IPFamily
 from proxy.model.services import ServiceName, ServicePortName
 from proxy.model.store import ClusterStore
 from proxy.plan.planner import Changes, Planner
-from proxy.plan.service_plan import ServicePortPlan
 from proxy.plan.topology import Location
 
 
@@ -59,16 +59,23 @@ class FamilyProxy:
         before = self._held(changes)
         return self._applied(self.reconciler.change(changes), before)
 
-    def restate(self, plans: Iterable[ServicePortPlan] | None = None) -> Applied:
+    def restate(self) -> Applied:
         """
         State the whole table anew; see Reconciler.restate.
 
-        *plans* are all that it shall hold for the moment; None means every plan in force.
+        Where there is no table, nothing can be interrupted: what others need is written first, the
+        rest in batches, which the kernel takes faster than everything at once.
         """
         known = self.reconciler.table.placed
         before: Changes = {name: placed.plan for name, placed in known.items()}
-        wanted = self.planner.all_effective() if plans is None else plans
-        result = self.reconciler.restate(wanted)
+        plans = list(self.planner.all_effective())
+        if self.reconciler.table_exists():
+            return self._applied(self.reconciler.restate(plans), before)
+        first, rest = first_batches(plans)
+        result = self.reconciler.restate(first)
+        for batch in rest:
+            if self.reconciler.in_sync:
+                result.add(self.reconciler.change({plan.name: plan for plan in batch}))
         return self._applied(result, before)
 
     def give_up(self, error: OSError) -> Applied:

@@ -13,7 +13,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from proxy.backends.nftables.table import NftablesTable
@@ -25,7 +25,6 @@ from proxy.engine.publisher import Publisher
 from proxy.engine.reconciler import Reconciler
 from proxy.engine.repairs import RepairPacing
 from proxy.engine.start_gate import StartGate
-from proxy.engine.start_order import first_batches
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.kernel.nftables import NftPort
 from proxy.model.addresses import IPFamily, unpack_address
@@ -34,7 +33,6 @@ from proxy.model.objects import EndpointSlice, Service
 from proxy.model.services import ServiceName
 from proxy.model.store import ClusterStore, Delta
 from proxy.plan.planner import Planner
-from proxy.plan.service_plan import ServicePortPlan
 from proxy.runtime.logs import get_logger
 
 log = get_logger(__name__)
@@ -192,7 +190,10 @@ class Engine:
         proxy.plan(services)
         plans = list(proxy.planner.all_effective())
         try:
-            applied = self._write_first(proxy, plans)
+            found = proxy.reconciler.table_exists()
+            applied = proxy.restate()
+            if found and proxy.reconciler.in_sync:
+                proxy.reconciler.prune()
         except OSError as error:
             applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
@@ -209,21 +210,6 @@ class Engine:
                 settings.service_cidrs,
             )
         )
-
-    def _write_first(self, proxy: FamilyProxy, plans: Sequence[ServicePortPlan]) -> Applied:
-        if proxy.reconciler.table_exists():
-            # Services work through what is there: everything changes at one instant.
-            applied = proxy.restate()
-            if proxy.reconciler.in_sync:
-                proxy.reconciler.prune()
-            return applied
-        first, rest = first_batches(plans)
-        applied = proxy.restate(first)
-        for batch in rest:
-            if not proxy.reconciler.in_sync:
-                break
-            applied.result.add(proxy.write({plan.name: plan for plan in batch}).result)
-        return applied
 
     # -- work --------------------------------------------------------------------------------
 

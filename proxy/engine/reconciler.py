@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from proxy.backends.nftables import affinity, layout, requests
 from proxy.backends.nftables.settings import Settings
-from proxy.backends.nftables.table import Batch, NftablesTable
+from proxy.backends.nftables.table import Batch, Existing, NftablesTable
 from proxy.engine.repairs import RepairPacing
 from proxy.engine.start_order import BATCH_SIZE, batched
-from proxy.kernel.netlink import NetlinkError
+from proxy.kernel.netlink import DumpInterrupted, NetlinkError
 from proxy.kernel.nftables import NftPort, TransactionRejected
 from proxy.model.services import ServicePortName
 from proxy.plan.planner import Changes
@@ -114,45 +114,64 @@ class Reconciler:
         """
         State the whole table anew, in the table that is there if that is possible.
 
-        Only then is there no instant without hooks, also when the table was kube-proxy's. A table
-        in which something of another kind has one of our names is replaced.
+        Only then is there no instant without hooks, also when the table was kube-proxy's. First
+        only elements that differ are written; when the kernel refuses that, all are flushed and
+        written; and a table in which something of another kind has one of our names is replaced.
         """
         result = SyncResult(full=True)
         wanted = {plan.name: plan for plan in plans}
         aside: Changes = {}
-        replace = False
+        ways = [self._put_right, self._fill_anew, self._replace]
         self.in_sync = False
         self._losses.settled(self._monotonic())
         for _ in range(_RESTATE_ATTEMPTS):
-            batch = self.table.restate(wanted.values(), replace=replace)
+            batch = ways[0](wanted.values())
             try:
                 self._apply(batch, result)
             except TransactionRejected as rejected:
-                if not replace and not _blames_only_services(batch, rejected):
-                    replace = True
+                if len(ways) > 1 and not _blames_only_services(batch, rejected):
+                    ways.pop(0)
                     continue
                 suspects = _origins(batch, rejected)
                 if not suspects:
                     return self.restate_failed(rejected, result)
                 # A request carries many elements; its service ports follow one by one.
-                aside |= {name: wanted.pop(name) for name in suspects}
-                continue
+                aside |= {name: wanted.pop(name) for name in suspects & wanted.keys()}
             except NetlinkError as error:
                 if error.errno != errno.EMSGSIZE or len(wanted) <= BATCH_SIZE:
                     return self.restate_failed(error, result)
                 # Without rights in the first user namespace the kernel takes a few megabytes at
                 # once; what does not fit follows, and its Services are missing that long.
                 aside |= {name: wanted.pop(name) for name in list(wanted)[BATCH_SIZE:]}
-                continue
-            self.in_sync = True
-            self._retry_s = _FIRST_RETRY_S
-            # What was refused before and is not wanted any more must not come back.
-            self._forget_failures(self.failures.keys() - aside.keys())
-            for names in batched(aside):
-                self._write_changes({name: aside[name] for name in names}, result)
-            self._purge(batch, result)
-            return result
+            else:
+                return self._restated(batch, aside, result)
         return self.restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
+
+    def _put_right(self, plans: Iterable[ServicePortPlan]) -> Batch:
+        existing: Existing = {}
+        try:
+            if self.table_exists():
+                for name in self.table.sets.keys() - {layout.AFFINITY}:
+                    existing[name] = dict(self._port.elements(layout.TABLE, name))
+        except DumpInterrupted:
+            return self._fill_anew(plans)
+        return self.table.restate(plans, existing=existing)
+
+    def _fill_anew(self, plans: Iterable[ServicePortPlan]) -> Batch:
+        return self.table.restate(plans, existing=None)
+
+    def _replace(self, plans: Iterable[ServicePortPlan]) -> Batch:
+        return self.table.restate(plans, replace=True)
+
+    def _restated(self, batch: Batch, aside: Changes, result: SyncResult) -> SyncResult:
+        self.in_sync = True
+        self._retry_s = _FIRST_RETRY_S
+        # What was refused before and is not wanted any more must not come back.
+        self._forget_failures(self.failures.keys() - aside.keys())
+        for names in batched(aside):
+            self._write_changes({name: aside[name] for name in names}, result)
+        self._purge(batch, result)
+        return result
 
     def restate_failed(self, error: OSError, result: SyncResult) -> SyncResult:
         """Note that everything could not be stated anew; it is tried again after a pause."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from proxy.kernel.nftables import KernelRequest
+from proxy.netfilter.statements import Verdict
 
 
 class AcceptingNft:
@@ -33,7 +34,7 @@ class AcceptingNft:
         del table
         return frozenset()
 
-    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
+    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes | Verdict]]:
         """Say that no client is remembered."""
         del table, name
         return []

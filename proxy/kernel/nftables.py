@@ -9,9 +9,11 @@ nf_tables transactions over netlink: all or nothing, and errors that say which r
 from __future__ import annotations
 
 import errno
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from proxy.kernel.netlink import (
@@ -24,6 +26,7 @@ from proxy.kernel.netlink import (
     split_messages,
 )
 from proxy.model.addresses import IPFamily
+from proxy.netfilter.statements import Verdict
 from proxy.netfilter.wire import (
     NFGENMSG,
     NFNL_MSG_BATCH_BEGIN,
@@ -31,6 +34,7 @@ from proxy.netfilter.wire import (
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_IPV4,
     NFPROTO_IPV6,
+    NLA_TYPE_MASK,
     NLM_F_ACK,
     NLM_F_REQUEST,
     Msg,
@@ -100,8 +104,12 @@ class NftPort(Protocol):
     def sets(self, table: str, /) -> frozenset[str]:
         """Return the names of a table's sets and maps; empty when there is no such table."""
 
-    def elements(self, table: str, name: str, /) -> list[tuple[bytes, bytes]]:
-        """Return packed keys and data of a set's elements; empty when there is no such set."""
+    def elements(self, table: str, name: str, /) -> list[tuple[bytes, bytes | Verdict]]:
+        """
+        Return the elements of a set by packed key; empty when there is no such set.
+
+        With each key its packed data, its verdict, the end of its range, or b"" for a plain set.
+        """
 
 
 class NetlinkNft:
@@ -211,14 +219,12 @@ class NetlinkNft:
             if _text(s.get(1)) == table and not _number(s.get(3)) & NFT_SET_ANONYMOUS
         )
 
-    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
+    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes | Verdict]]:
         """Return a set's elements; see NftPort."""
         elements = []
         for found in self._dump(Msg.GETSETELEM, string(1, table) + string(2, name)):
-            for _, element in _entries(found.get(3, memoryview(b""))):
-                key = attributes(element.get(1, memoryview(b""))).get(1, b"")
-                data = attributes(element.get(2, memoryview(b""))).get(1, b"")
-                elements.append((bytes(key), bytes(data)))
+            for _, entry in iterate_attributes(found.get(3, memoryview(b""))):
+                elements.append(_element(entry))
         return elements
 
     def _dump(self, kind: Msg, body: bytes) -> list[dict[int, memoryview]]:
@@ -240,9 +246,25 @@ class NetlinkNft:
             yield attributes(reply.payload[NFGENMSG.size :])
 
 
-def _entries(data: memoryview) -> Iterator[tuple[int, dict[int, memoryview]]]:
-    for kind, payload in iterate_attributes(data):
-        yield kind, attributes(payload)
+_VALUE = 4  # bytes before the value in an attribute that holds nothing else
+
+
+def _element(entry: memoryview) -> tuple[bytes, bytes | Verdict]:
+    found = attributes(entry)
+    key = bytes(found[1][_VALUE:])
+    data = found.get(2)
+    if data is None:
+        end = found.get(10)
+        return key, b"" if end is None else bytes(end[_VALUE:])
+    if int.from_bytes(data[2:4], sys.byteorder) & NLA_TYPE_MASK == 1:
+        return key, bytes(data[_VALUE:])
+    return key, _verdict(bytes(data[_VALUE:]))
+
+
+@lru_cache(maxsize=4096)
+def _verdict(encoded: bytes) -> Verdict:
+    found = attributes(encoded)
+    return Verdict(int.from_bytes(found[1], "big", signed=True), _text(found.get(2)))
 
 
 def _text(value: memoryview | None) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.nftables import KernelRequest, Refusal, TransactionRejected
+from proxy.netfilter.statements import Verdict
 from proxy.netfilter.wire import Msg, attributes, iterate_attributes
 
 Attributes = dict[int, memoryview]
@@ -23,11 +24,19 @@ _SET_TYPE = (3, 4, 5, 6, 7)  # flags, key type and length, data type and length
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """Data of an element: packed map data or a verdict's bytes, and the chain it leads to."""
+    """Data of an element: packed map data, end of a range, or a verdict and where it leads."""
 
     data: bytes = b""
     verdict: bytes = b""
     chain: str = ""
+
+    @property
+    def value(self) -> bytes | Verdict:
+        """What a port tells of it."""
+        if not self.verdict:
+            return self.data
+        code = int.from_bytes(attributes(self.verdict)[1], "big", signed=True)
+        return Verdict(code, self.chain)
 
 
 @dataclass(slots=True)
@@ -172,13 +181,13 @@ class FakeNft:
         self._check_readable()
         return frozenset(self.tables[table].sets) if table in self.tables else frozenset()
 
-    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes]]:
+    def elements(self, table: str, name: str) -> list[tuple[bytes, bytes | Verdict]]:
         """Return a set's elements; see NftPort."""
         self._check_readable()
         if table not in self.tables or name not in self.tables[table].sets:
             return []
         found = self.tables[table].sets[name].elements
-        return [(key, element.data) for key, element in found.items()]
+        return [(key, element.value) for key, element in found.items()]
 
     def _check_readable(self) -> None:
         if self.unreadable is not None:
@@ -300,7 +309,8 @@ def _elements(found: Attributes) -> Iterator[tuple[bytes, Element]]:
         key = bytes(attributes(entry[1])[1])
         data = attributes(entry.get(2, memoryview(b"")))
         verdict = bytes(data.get(2, b""))
-        yield key, Element(bytes(data.get(1, b"")), verdict, _chain_of(verdict))
+        end = bytes(attributes(entry.get(10, memoryview(b""))).get(1, b""))
+        yield key, Element(bytes(data.get(1, b"")) or end, verdict, _chain_of(verdict))
 
 
 def _chain_of(verdict: bytes | memoryview) -> str:

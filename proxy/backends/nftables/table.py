@@ -16,6 +16,7 @@ from proxy.backends.nftables import layout, requests
 from proxy.backends.nftables.elements import (
     ElementKey,
     Elements,
+    ElementValue,
     Placed,
     place,
     port_elements,
@@ -26,6 +27,9 @@ from proxy.backends.nftables.settings import Settings
 from proxy.model.services import ServicePortName
 from proxy.netfilter.objects import Chain
 from proxy.plan.service_plan import ServicePortPlan
+
+# What sets hold in the kernel: packed key to data, verdict, end of a range, or b"".
+Existing = dict[str, dict[bytes, ElementValue]]
 
 
 @dataclass(slots=True)
@@ -95,18 +99,34 @@ class NftablesTable:
         """Return the transaction for changed service ports (None: gone)."""
         return self._change(changes, self._placed, self._counts, self._chains)
 
-    def restate(self, plans: Iterable[ServicePortPlan], *, replace: bool) -> Batch:
+    def restate(
+        self,
+        plans: Iterable[ServicePortPlan],
+        *,
+        existing: Existing | None = None,
+        replace: bool = False,
+    ) -> Batch:
         """
         Return the transaction that states the whole table anew, atomically.
 
+        Rules are flushed and written again, elements that differ are put right, remembered
+        clients stay, and nothing is unhooked for a moment.
+
         Args:
             plans: all service ports.
-            replace: delete a table of another layout first. Otherwise the table is kept, its
-                rules and elements are flushed and filled again, and remembered clients stay.
+            existing: what the kernel's sets hold; {} for a table that is not there yet. None when
+                it is not known: every set but that of remembered clients is flushed and filled.
+            replace: delete the table that is there first, whatever it is.
         """
-        batch = self._change({plan.name: plan for plan in plans}, {}, {}, set())
-        skeleton = self._skeleton(replace=replace)
-        batch.requests = skeleton + batch.requests
+        changes = {plan.name: plan for plan in plans}
+        batch, difference = self._collect(changes, {}, {}, set(), remembered=self._placed)
+        addresses = sorted(self.settings.node_port_addresses or ())
+        accepted = [Change(address, b"", None) for address in addresses]
+        difference.added[layout.NODEPORT_IPS] += accepted
+        if existing and not replace:
+            difference.leave_out(existing)
+        flush = existing is None and not replace
+        batch.requests = self._skeleton(replace=replace, flush=flush) + self._requests(difference)
         batch.fresh = True
         batch.forgets_clients = True
         return batch
@@ -172,109 +192,121 @@ class NftablesTable:
         counts: Mapping[ElementKey, int],
         chains: set[str],
     ) -> Batch:
-        batch = Batch()
-        added: dict[str, list[Change]] = defaultdict(list)
-        removed: dict[str, list[Change]] = defaultdict(list)
-        new_chains: dict[str, Chain] = {}
-        shared: dict[ElementKey, int] = defaultdict(int)
-        origins: dict[ElementKey, ServicePortName] = {}
+        batch, difference = self._collect(changes, placed, counts, chains, remembered=placed)
+        batch.requests = self._requests(difference)
+        return batch
+
+    def _collect(
+        self,
+        changes: Mapping[ServicePortName, ServicePortPlan | None],
+        placed: Mapping[ServicePortName, Placed],
+        counts: Mapping[ElementKey, int],
+        chains: set[str],
+        *,
+        remembered: Mapping[ServicePortName, Placed],
+    ) -> tuple[Batch, _Difference]:
+        batch, difference = Batch(), _Difference()
         for name, plan in changes.items():
             before = placed.get(name)
-            after = place(plan, before) if plan is not None else None
+            after = place(plan, remembered.get(name)) if plan is not None else None
             if before is None and after is None:
                 continue
             batch.placed[name] = after
             old = port_elements(before, self.settings)[0] if before else {}
             new, needed = port_elements(after, self.settings) if after else ({}, [])
-            for chain in needed:
-                if chain.name not in chains:
-                    new_chains[chain.name] = chain
-            _difference(name, old, new, removed, added)
-            for key in shared_elements(before.plan) if before else ():
-                shared[key] -= 1
-                origins[key] = name
-            for key in shared_elements(after.plan) if after else ():
-                shared[key] += 1
-                origins[key] = name
-        _settle_shared(shared, origins, counts, batch.counts, removed, added)
+            difference.chains |= {c.name: c for c in needed if c.name not in chains}
+            difference.of_port(name, old, new)
+            difference.count(name, before.plan if before else None, after.plan if after else None)
+        batch.counts = difference.settle_shared(counts)
         for set_name in (layout.AFFINITY_LEARN, layout.AFFINITY_LEARN_NODEPORTS):
-            batch.learned |= {change.key: False for change in removed.get(set_name, ())}
-            batch.learned |= {change.key: True for change in added.get(set_name, ())}
+            batch.learned |= {change.key: False for change in difference.removed[set_name]}
+            batch.learned |= {change.key: True for change in difference.added[set_name]}
         batch.forgets_clients = not all(batch.learned.values())
-        batch.chains = set(new_chains)
-        batch.requests = self._requests(new_chains.values(), removed, added)
-        return batch
+        batch.chains = set(difference.chains)
+        return batch, difference
 
-    def _requests(
-        self,
-        chains: Iterable[Chain],
-        removed: Mapping[str, list[Change]],
-        added: Mapping[str, list[Change]],
-    ) -> list[Request]:
+    def _requests(self, difference: _Difference) -> list[Request]:
         made: list[Request] = []
-        for chain in chains:
+        for chain in difference.chains.values():
             made.append(requests.add_chain(chain))
             made += requests.add_rules(chain)
-        for name, changes in removed.items():
+        for name, changes in difference.removed.items():
             made += requests.delete_elements(self.sets[name], changes)
-        for name, changes in added.items():
+        for name, changes in difference.added.items():
             made += requests.add_elements(self.sets[name], changes, self.settings.comments)
         return made
 
     def _fixed_chains(self) -> tuple[Chain, ...]:
         return (*layout.fixed_chains(self.settings), *layout.base_chains())
 
-    def _skeleton(self, *, replace: bool) -> list[Request]:
+    def _skeleton(self, *, replace: bool, flush: bool) -> list[Request]:
         made = [requests.add_table()]
         if replace:
             made += [requests.delete_table(), requests.add_table()]
         for identifier, item in enumerate(self.sets.values(), start=1):
             made.append(requests.add_set(item, identifier))
-        # Rules go before elements: a chain that elements still refer to may keep its name.
         made.append(requests.flush_rules())
-        for name in self.sets:
-            if name != layout.AFFINITY:
-                made.append(requests.flush_set(name))
+        if flush:
+            made += [requests.flush_set(name) for name in self.sets if name != layout.AFFINITY]
         chains = self._fixed_chains()
         made += [requests.add_chain(chain) for chain in chains]
         for chain in chains:
             made += requests.add_rules(chain)
-        addresses = sorted(self.settings.node_port_addresses or ())
-        accepted = [Change(address, b"", None) for address in addresses]
-        made += requests.add_elements(self.sets[layout.NODEPORT_IPS], accepted, False)
         return made
 
 
-def _difference(
-    name: ServicePortName,
-    old: Elements,
-    new: Elements,
-    removed: dict[str, list[Change]],
-    added: dict[str, list[Change]],
-) -> None:
-    """Sort the difference of one service port's elements into *removed* and *added*."""
-    for key, value in old.items():
-        if new.get(key) != value:
-            removed[key[0]].append(Change(key[1], value, name))
-    for key, value in new.items():
-        if old.get(key) != value:
-            added[key[0]].append(Change(key[1], value, name))
+class _Difference:
+    """Elements to delete and to add by set, and chains to add by name, collected port by port."""
 
+    def __init__(self) -> None:
+        self.removed: dict[str, list[Change]] = defaultdict(list)
+        self.added: dict[str, list[Change]] = defaultdict(list)
+        self.chains: dict[str, Chain] = {}
+        self._shared: dict[ElementKey, int] = defaultdict(int)
+        self._origins: dict[ElementKey, ServicePortName] = {}
 
-def _settle_shared(
-    shared: Mapping[ElementKey, int],
-    origins: Mapping[ElementKey, ServicePortName],
-    counts: Mapping[ElementKey, int],
-    new_counts: dict[ElementKey, int],
-    removed: dict[str, list[Change]],
-    added: dict[str, list[Change]],
-) -> None:
-    for key, difference in shared.items():
-        if not difference:
-            continue
-        before = counts.get(key, 0)
-        new_counts[key] = before + difference
-        if not before:
-            added[key[0]].append(Change(key[1], b"", origins[key]))
-        elif not new_counts[key]:
-            removed[key[0]].append(Change(key[1], b"", origins[key]))
+    def of_port(self, name: ServicePortName, old: Elements, new: Elements) -> None:
+        """Take in the elements of one service port."""
+        for key, value in old.items():
+            if new.get(key) != value:
+                self.removed[key[0]].append(Change(key[1], value, name))
+        for key, value in new.items():
+            if old.get(key) != value:
+                self.added[key[0]].append(Change(key[1], value, name))
+
+    def count(
+        self, name: ServicePortName, old: ServicePortPlan | None, new: ServicePortPlan | None
+    ) -> None:
+        """Count the elements that one service port shares with others."""
+        for plan, step in ((old, -1), (new, 1)):
+            for key in shared_elements(plan) if plan else ():
+                self._shared[key] += step
+                self._origins[key] = name
+
+    def settle_shared(self, counts: Mapping[ElementKey, int]) -> dict[ElementKey, int]:
+        """Take in shared elements that nobody or somebody needs now; return changed counts."""
+        settled = {}
+        for key, step in self._shared.items():
+            if not step:
+                continue
+            before = counts.get(key, 0)
+            settled[key] = before + step
+            change = Change(key[1], b"", self._origins[key])
+            if not before:
+                self.added[key[0]].append(change)
+            elif not settled[key]:
+                self.removed[key[0]].append(change)
+        return settled
+
+    def leave_out(self, existing: Existing) -> None:
+        """Keep only what the kernel does not hold yet, and delete what it holds beside."""
+        for name, known in existing.items():
+            missing = []
+            for change in self.added[name]:
+                held = known.pop(change.key, None)
+                if held is not None and held != change.value:
+                    self.removed[name].append(Change(change.key, held, change.origin))
+                if held != change.value:
+                    missing.append(change)
+            self.added[name] = missing
+            self.removed[name] += [Change(key, value, None) for key, value in known.items()]

@@ -119,7 +119,19 @@ def test_several_services_refused_at_once_are_all_named(rig) -> None:
     assert rig.serves("10.96.0.77")
 
 
+def test_a_restate_does_not_touch_what_is_right(rig) -> None:
+    rig.nft.refuse(vip_key("10.96.0.2"))
+    rig.after(1.2 * HOUR_S)
+    assert rig.engine.last_result["IPv4"]["full"] is True
+    assert rig.serves("10.96.0.2")
+    assert not refused(rig)
+
+
 def test_a_refusal_in_a_restate_costs_only_the_refused_service(rig) -> None:
+    item = layout.sets(rig.reconciler.table.settings.family)[layout.SERVICE_IPS]
+    for address in ("10.96.0.2", "10.96.0.3"):
+        missing = Change(vip_key(address), b"", None)
+        rig.nft.apply(list(requests.delete_elements(item, [missing])))
     rig.nft.refuse(vip_key("10.96.0.2"))
     rig.after(1.2 * HOUR_S)
     assert [rig.serves(f"10.96.0.{n}") for n in (1, 2, 3)] == [True, False, True]
