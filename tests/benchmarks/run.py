@@ -20,13 +20,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from kpctl.lab.netns import Namespace
+from kpctl.lab.netns import Namespace, delete_all, with_prefix
 from tests.benchmarks.cluster import Api, ProbeService, api_of_kubeconfig
 from tests.benchmarks.measure import TARGETS, Figures, measure
 
 SIZES = (1_000, 10_000, 50_000)
 GOALS = {1_000: (0.9, 5, 60), 10_000: (2.0, 5, 100), 50_000: (8.0, 5, None)}
 FLAT = 1.5  # largest allowed growth of the cost of one change from the first to the last size
+_PREFIX = "kpctl-bench-"
 _KPCTL = Path(sys.executable).with_name("kpctl")
 
 
@@ -105,7 +106,8 @@ def _measure(
 
 @contextmanager
 def _node() -> Iterator[Namespace]:
-    node = Namespace(f"kpctl-bench-{os.getpid()}")
+    delete_all([old for old in with_prefix(_PREFIX) if not _is_running(old)])
+    node = Namespace(f"{_PREFIX}{os.getpid()}")
     node.create()
     try:
         # The VIP needs a route, and what is masqueraded an address.
@@ -114,6 +116,11 @@ def _node() -> Iterator[Namespace]:
         yield node
     finally:
         node.delete()
+
+
+def _is_running(node: Namespace) -> bool:
+    """Whether the benchmark that made *node* still runs; a killed one leaves its namespace."""
+    return Path(f"/proc/{node.name.removeprefix(_PREFIX)}").exists()
 
 
 @contextmanager

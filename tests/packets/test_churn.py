@@ -153,7 +153,7 @@ def test_no_connection_notices(busy: Busy, change: Callable[[Cluster], None]) ->
     assert caller.steps > before[1] + 2
 
 
-def test_whoever_states_the_table_anew_leaves_no_instant_without_rules_or_elements(tmp_path: Path) -> None:
+def test_stating_the_table_anew_leaves_no_instant_without_rules(tmp_path: Path) -> None:
     with cluster(tmp_path, *OWN) as made:
         with made.site.node.enter():
             monitor = NftMonitor(TABLE, frozenset())
