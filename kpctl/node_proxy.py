@@ -26,7 +26,7 @@ from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
 from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
-from proxy.engine.node_settings import NodeView, table_settings
+from proxy.engine.node_settings import NodeView, node_port_restriction, table_settings
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import AddressMonitor, local_addresses
@@ -240,6 +240,12 @@ class _NodeProxy:
             if mismatch.fatal:
                 raise FatalError(f"kube-proxy configuration is incorrect: {mismatch.message}")
             warnings.append(mismatch.message)
+        ports = node_port_restriction(self._config, view, IPFamily.IPV4)
+        if ports.covers_ipv4_loopback and not ports.match_all:
+            warnings.append(
+                "nodePortAddresses includes loopback addresses, but NodePorts on localhost are "
+                "not supported in nftables mode"
+            )
         for text in warnings:
             log.error("Kube-proxy configuration may be incomplete or incorrect", err=text)
 

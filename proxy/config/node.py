@@ -13,7 +13,6 @@ from ipaddress import ip_address, ip_network
 from proxy.config import types
 from proxy.config.addresses import cidrs_by_family, is_catch_all, network
 from proxy.model.addresses import IPFamily, canonical_address
-from proxy.model.objects import Node
 
 _LOOPBACK = {IPFamily.IPV4: "127.0.0.1", IPFamily.IPV6: "::1"}
 _WILDCARD = {IPFamily.IPV4: "0.0.0.0", IPFamily.IPV6: "::"}
@@ -24,25 +23,6 @@ _IPV4_LOOPBACK_NETWORK = ip_network("127.0.0.0/8")
 def node_name(hostname_override: str, os_hostname: str) -> str:
     """Return the Node's name: the override, else the host's name; trimmed and lower case."""
     return (hostname_override or os_hostname).strip().lower()
-
-
-def node_addresses(node: Node) -> tuple[str, ...]:
-    """Return the Node's internal addresses, then its external ones; what is no IP is left out."""
-    listed = node.status.addresses if node.status and node.status.addresses else []
-    by_type = (
-        entry.address
-        for wanted in ("InternalIP", "ExternalIP")
-        for entry in listed
-        if entry.type == wanted
-    )
-    return tuple(address for address in by_type if canonical_address(address))
-
-
-def node_pod_cidrs(node: Node) -> tuple[str, ...]:
-    """Return the pod networks the cluster gave to the Node; () before it did."""
-    if node.spec.pod_cidrs:
-        return tuple(node.spec.pod_cidrs)
-    return (node.spec.pod_cidr,) if node.spec.pod_cidr else ()
 
 
 @dataclass(frozen=True, slots=True)

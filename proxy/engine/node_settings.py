@@ -8,9 +8,15 @@ from ipaddress import ip_network
 
 from proxy.backends.nftables.settings import LocalTraffic, Settings
 from proxy.config import node as node_config
-from proxy.config.node import DetectBy, LocalDetector, NodeIPs
+from proxy.config.node import DetectBy, LocalDetector, NodeIPs, NodePortAddresses
 from proxy.config.types import ProxyConfig
-from proxy.model.addresses import IPFamily, network_family, pack_address, parse_network
+from proxy.model.addresses import (
+    IPFamily,
+    network_family,
+    pack_address,
+    parse_network,
+    unpack_address,
+)
 from proxy.model.node import NodeInfo
 from proxy.plan.topology import Location
 
@@ -75,20 +81,22 @@ def _node_port_addresses(
     config: ProxyConfig, view: NodeView, family: IPFamily
 ) -> frozenset[bytes] | None:
     """Return the packed node addresses that accept NodePorts; None for all of them."""
-    cidrs = node_config.expand_primary(config.node_port_addresses, view.ips(config))
-    wanted = node_config.node_port_addresses(cidrs, family)
+    wanted = node_port_restriction(config, view, family)
     if wanted.match_all:
         return None
-    networks = [network for cidr in wanted.cidrs if (network := parse_network(cidr))]
     return frozenset(
         address
         for address in view.addresses.get(family, frozenset())
-        if not _is_loopback(address)
-        and any(
-            int.from_bytes(address, "big") & int(n.netmask) == int(n.network_address)
-            for n in networks
-        )
+        if not _is_loopback(address) and wanted.matches(unpack_address(address))
     )
+
+
+def node_port_restriction(
+    config: ProxyConfig, view: NodeView, family: IPFamily
+) -> NodePortAddresses:
+    """Return what nodePortAddresses means for a family on this node."""
+    cidrs = node_config.expand_primary(config.node_port_addresses, view.ips(config))
+    return node_config.node_port_addresses(cidrs, family)
 
 
 def _is_loopback(packed: bytes) -> bool:

@@ -21,12 +21,12 @@ Labels = tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
-class Counter:
+class _Values:
     """
-    A number that only grows, per combination of label values.
+    One number per combination of label values.
 
-    Without labels it exists from the start, at zero; with labels a series exists after its first
-    increment.
+    Without labels it exists from the start, at zero; with labels a series exists after it was
+    changed for the first time.
     """
 
     name: str
@@ -37,62 +37,51 @@ class Counter:
 
     def __post_init__(self) -> None:
         self.reset()
+
+    def reset(self) -> None:
+        """Forget every series, as at the start."""
+        with self.lock:
+            self.values = {} if self.labels else {(): 0}
+
+    def fill(self, metric: Metric) -> Metric | None:
+        """Add the samples of a scrape to *metric*; None without any."""
+        with self.lock:
+            values = sorted(self.values.items())
+        for labels, value in values:
+            metric.add_metric(labels, value)  # type: ignore[attr-defined]
+        return metric if values else None
+
+
+@dataclass(slots=True, eq=False)
+class Counter(_Values):
+    """Numbers that only grow."""
 
     def inc(self, *labels: str, by: float = 1) -> None:
         """Add *by*, which is not negative, to the series of these label values."""
         with self.lock:
             self.values[labels] = self.values.get(labels, 0) + by
 
-    def reset(self) -> None:
-        """Forget every series, as at the start."""
-        with self.lock:
-            self.values = {} if self.labels else {(): 0}
-
     def family(self) -> Metric | None:
         """The samples for a scrape; None without any."""
         from prometheus_client.core import CounterMetricFamily
 
-        with self.lock:
-            values = sorted(self.values.items())
-        metric = CounterMetricFamily(self.name, self.help, labels=self.labels)
-        for labels, value in values:
-            metric.add_metric(labels, value)
-        return metric if values else None
+        return self.fill(CounterMetricFamily(self.name, self.help, labels=self.labels))
 
 
 @dataclass(slots=True, eq=False)
-class Gauge:
-    """A number that goes up and down, per combination of label values; see Counter for zero."""
-
-    name: str
-    help: str
-    labels: Labels = ()
-    values: dict[Labels, float] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __post_init__(self) -> None:
-        self.reset()
+class Gauge(_Values):
+    """Numbers that go up and down."""
 
     def set(self, value: float, *labels: str) -> None:
         """Set the series of these label values."""
         with self.lock:
             self.values[labels] = value
 
-    def reset(self) -> None:
-        """Forget every series, as at the start."""
-        with self.lock:
-            self.values = {} if self.labels else {(): 0}
-
     def family(self) -> Metric | None:
         """The samples for a scrape; None without any."""
         from prometheus_client.core import GaugeMetricFamily
 
-        with self.lock:
-            values = sorted(self.values.items())
-        metric = GaugeMetricFamily(self.name, self.help, labels=self.labels)
-        for labels, value in values:
-            metric.add_metric(labels, value)
-        return metric if values else None
+        return self.fill(GaugeMetricFamily(self.name, self.help, labels=self.labels))
 
 
 @dataclass(slots=True)

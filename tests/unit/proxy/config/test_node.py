@@ -9,14 +9,11 @@ from proxy.config.node import (
     LocalDetector,
     expand_primary,
     local_detectors,
-    node_addresses,
     node_ips,
     node_name,
-    node_pod_cidrs,
     node_port_addresses,
 )
 from proxy.model.addresses import IPFamily
-from proxy.model.objects import Node, NodeSpec, NodeStatus, ObjectMeta
 from tests.support.config_cases import cases, resolved
 
 
@@ -87,28 +84,3 @@ def test_cidrs_are_not_expanded() -> None:
 )
 def test_the_node_name_is_trimmed_and_lower_case(override: str, host: str, name: str) -> None:
     assert node_name(override, host) == name
-
-
-def test_internal_addresses_come_before_external_ones() -> None:
-    listed = [
-        NodeStatus.Address(type="Hostname", address="node"),
-        NodeStatus.Address(type="ExternalIP", address="203.0.113.1"),
-        NodeStatus.Address(type="InternalIP", address="fd00::1"),
-        NodeStatus.Address(type="InternalIP", address="not-an-ip"),
-        NodeStatus.Address(type="InternalIP", address="192.168.0.1"),
-    ]
-    node = Node(metadata=ObjectMeta(name="n"), status=NodeStatus(addresses=listed))
-    assert node_addresses(node) == ("fd00::1", "192.168.0.1", "203.0.113.1")
-
-
-def test_a_bare_node_has_no_addresses_and_no_pod_networks() -> None:
-    node = Node(metadata=ObjectMeta(name="n"))
-    assert (node_addresses(node), node_pod_cidrs(node)) == ((), ())
-
-
-def test_pod_networks_of_the_node() -> None:
-    meta = ObjectMeta(name="n")
-    one = Node(metadata=meta, spec=NodeSpec(pod_cidr="10.1.0.0/24"))
-    two = Node(metadata=meta, spec=NodeSpec(pod_cidr="a", pod_cidrs=["10.1.0.0/24", "fd00::/64"]))
-    assert node_pod_cidrs(one) == ("10.1.0.0/24",)
-    assert node_pod_cidrs(two) == ("10.1.0.0/24", "fd00::/64")

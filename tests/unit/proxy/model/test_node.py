@@ -9,6 +9,7 @@ from proxy.engine.node_settings import NodeView, table_settings
 from proxy.model.addresses import IPFamily
 from proxy.model.events import Removed, Replaced, Resource, Upserted
 from proxy.model.node import NodeInfo, read_node
+from proxy.model.objects import Node, NodeSpec, NodeStatus, ObjectMeta
 from proxy.model.store import ClusterStore
 from tests.support.cluster_objects import cases, node, service_cidr, upserted
 
@@ -131,3 +132,28 @@ def test_a_heartbeat_is_no_change() -> None:
     assert cluster.commit().node_changed
     cluster.apply(Upserted(node({"metadata": {"name": NODE, "resourceVersion": "2"}})))
     assert not cluster.commit()
+
+
+def test_internal_addresses_come_before_external_ones() -> None:
+    listed = [
+        NodeStatus.Address(type="Hostname", address="node"),
+        NodeStatus.Address(type="ExternalIP", address="203.0.113.1"),
+        NodeStatus.Address(type="InternalIP", address="fd00::1"),
+        NodeStatus.Address(type="InternalIP", address="not-an-ip"),
+        NodeStatus.Address(type="InternalIP", address="192.168.0.1"),
+    ]
+    node = Node(metadata=ObjectMeta(name="n"), status=NodeStatus(addresses=listed))
+    assert read_node(node).addresses == ("fd00::1", "192.168.0.1", "203.0.113.1")
+
+
+def test_a_bare_node_has_no_addresses_and_no_pod_networks() -> None:
+    info = read_node(Node(metadata=ObjectMeta(name="n")))
+    assert (info.addresses, info.pod_cidrs) == ((), ())
+
+
+def test_pod_networks_of_the_node() -> None:
+    meta = ObjectMeta(name="n")
+    one = Node(metadata=meta, spec=NodeSpec(pod_cidr="10.1.0.0/24"))
+    two = Node(metadata=meta, spec=NodeSpec(pod_cidr="a", pod_cidrs=["10.1.0.0/24", "fd00::/64"]))
+    assert read_node(one).pod_cidrs == ("10.1.0.0/24",)
+    assert read_node(two).pod_cidrs == ("10.1.0.0/24", "fd00::/64")
