@@ -56,7 +56,7 @@ def _api_source(
         metrics.observe_request(method, host, int(code) if code.isdigit() else None, seconds)
 
     credentials = Credentials(ApiLocation(kubeconfig, master))
-    client = Client(credentials, f"kpctl/{kpctl_version()}", observe)
+    client = Client(credentials, f"kpctl/{kpctl_version()}", observe, metrics.observe_sizes)
 
     def post(namespace: str, event: Mapping[str, object]) -> int:
         path = f"/apis/events.k8s.io/v1/namespaces/{namespace}/events"
@@ -66,7 +66,9 @@ def _api_source(
             return error.status
         return 201
 
-    source = KubernetesSource(client, credentials, followed_resources(node_name), report)
+    source = KubernetesSource(
+        client, credentials, followed_resources(node_name), report, metrics.watch_restarts.inc
+    )
     return source, EventSender(post, node_name, SystemClock())
 
 

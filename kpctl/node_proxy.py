@@ -18,7 +18,7 @@ from kpctl.version import kpctl_version, kubernetes_version
 from proxy.backends.nftables.layout import TABLE
 from proxy.backends.nftables.requests import delete_table
 from proxy.config.convert import to_v1alpha1
-from proxy.config.gates import gate_enabled
+from proxy.config.gates import KNOWN_GATES, gate_enabled
 from proxy.config.node import node_name
 from proxy.config.startup import family_mismatches, node_port_warnings
 from proxy.config.types import NFTABLES, ProxyConfig
@@ -143,6 +143,9 @@ class _NodeProxy:
         self._name = node_name(config.hostname_override, socket.gethostname())
         self._clock = SystemClock()
         self._metrics = ProxyMetrics(BuildInfo(git_version=kubernetes_version()))
+        self._metrics.set_features(
+            (name, gate.stage, gate_enabled(config, name)) for name, gate in KNOWN_GATES.items()
+        )
         self._health = ProxyHealth(2 * config.sync_period_s, self._clock)
         self._probes = HttpLoop("healthz")
         self._pages = HttpLoop("metrics")

@@ -18,26 +18,31 @@ from proxy.config.types import ProxyConfig
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A gate: its value when it is not set, and whether that can be changed at all."""
+    """
+    A gate: its value when it is not set, and whether that can be changed at all.
+
+    ``stage`` is ALPHA or BETA, and empty for one that is generally available.
+    """
 
     default: bool
+    stage: str = ""
     locked: bool = False
 
 
 KNOWN_GATES: Mapping[str, Gate] = {
-    "AllAlpha": Gate(False),
-    "AllBeta": Gate(False),
+    "AllAlpha": Gate(False, "ALPHA"),
+    "AllBeta": Gate(False, "BETA"),
     "AllowServiceExternalIPs": Gate(True),
-    "ComponentFlagz": Gate(True),
-    "ComponentStatusz": Gate(True),
-    "ContextualLogging": Gate(True),
-    "LoggingAlphaOptions": Gate(False),
-    "LoggingBetaOptions": Gate(True),
+    "ComponentFlagz": Gate(True, "BETA"),
+    "ComponentStatusz": Gate(True, "BETA"),
+    "ContextualLogging": Gate(True, "BETA"),
+    "LoggingAlphaOptions": Gate(False, "ALPHA"),
+    "LoggingBetaOptions": Gate(True, "BETA"),
     "MultiCIDRServiceAllocator": Gate(True, locked=True),
     "NFTablesProxyMode": Gate(True, locked=True),
-    "NativeHistograms": Gate(False),
+    "NativeHistograms": Gate(False, "ALPHA"),
     "PreferSameTrafficDistribution": Gate(True, locked=True),
-    "WatchListClient": Gate(True),
+    "WatchListClient": Gate(True, "BETA"),
     "WinDSR": Gate(True, locked=True),
     "WinOverlay": Gate(True, locked=True),
 }

@@ -192,8 +192,8 @@ class Engine:
         try:
             found = proxy.reconciler.table_exists()
             applied = proxy.restate()
-            if found and proxy.reconciler.in_sync:
-                proxy.reconciler.prune()
+            if found:
+                self._prune(proxy)
         except OSError as error:
             applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
@@ -225,6 +225,7 @@ class Engine:
             return
         for proxy in self.families.values():
             self._synchronise_family(proxy, touched, delta)
+        self._publisher.settled()
         self._publisher.conflicts(self.families.values())
 
     def _synchronise_family(
@@ -276,12 +277,16 @@ class Engine:
         started = time.perf_counter()
         try:
             applied = proxy.restate()
-            if prune and proxy.reconciler.in_sync:
-                proxy.reconciler.prune()
+            if prune:
+                self._prune(proxy)
         except OSError as error:
             applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
         self._clean_flows(proxy, applied)
+
+    def _prune(self, proxy: FamilyProxy) -> None:
+        if proxy.reconciler.in_sync and (why := proxy.reconciler.prune()):
+            self._publisher.prune_failed(proxy, why)
 
     # -- the node ----------------------------------------------------------------------------
 

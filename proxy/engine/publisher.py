@@ -51,11 +51,24 @@ class Publisher:
         self._conflicts: set[Conflict] = set()
 
     def counted(self, services: int, slices: int) -> None:
-        """Count events that came from the source."""
+        """Count events that came from the source and wait for the next synchronisation."""
+        metrics = self._out.metrics
         if services:
-            self._out.metrics.service_changes.inc(by=services)
+            metrics.service_changes.inc(by=services)
+            metrics.service_changes_pending.set(services)
         if slices:
-            self._out.metrics.endpoint_changes.inc(by=slices)
+            metrics.endpoint_changes.inc(by=slices)
+            metrics.endpoint_changes_pending.set(slices)
+
+    def settled(self) -> None:
+        """Note that no change waits any more."""
+        self._out.metrics.service_changes_pending.set(0)
+        self._out.metrics.endpoint_changes_pending.set(0)
+
+    def prune_failed(self, proxy: FamilyProxy, why: str) -> None:
+        """Tell that chains or sets which nothing uses could not be deleted."""
+        self._out.metrics.nftables_cleanup_failures.inc(proxy.name)
+        log.error("Unable to delete unused chains; will retry later", err=why, ipFamily=proxy.name)
 
     def queued(self, families: Iterable[str]) -> None:
         """Note that a synchronisation was asked for."""

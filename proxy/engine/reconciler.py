@@ -192,21 +192,23 @@ class Reconciler:
             self._lose(error, result)
         return result
 
-    def prune(self) -> None:
-        """Delete chains and sets that nothing of ours uses; a refusal is harmless."""
+    def prune(self) -> str:
+        """Delete chains and sets that nothing of ours uses; return "" or why that was refused."""
         in_use = self.table.chains_in_use()
-        chains = sorted(self._port.chains(layout.TABLE) - in_use)
-        sets = sorted(self._port.sets(layout.TABLE) - self.table.sets.keys())
-        if not chains and not sets:
-            return
-        flushes = [requests.flush_rules(name) for name in chains]
-        removals = [requests.delete_set(name) for name in sets]
-        removals += [requests.delete_chain(name) for name in chains]
         try:
-            self._port.apply([*flushes, *removals])
-        except NetlinkError:
-            return  # a kernel before 6.2 may still count references of deleted elements
+            chains = sorted(self._port.chains(layout.TABLE) - in_use)
+            sets = sorted(self._port.sets(layout.TABLE) - self.table.sets.keys())
+            flushes = [requests.flush_rules(name) for name in chains]
+            removals = [requests.delete_set(name) for name in sets]
+            removals += [requests.delete_chain(name) for name in chains]
+            if removals:
+                self._port.apply([*flushes, *removals])
+        except NetlinkError as error:
+            # A kernel before 6.2 may still count references of deleted elements. What stays is
+            # of no effect, and the next restatement tries again.
+            return str(error)
         self.table.forget_chains(chains)
+        return ""
 
     # -- inside ------------------------------------------------------------------------------
 

@@ -193,11 +193,6 @@ class ProxyMetrics:
             "[ALPHA] Requests to the API server by status, method and host.",
             ("code", "method", "host"),
         )
-        self.rest_retries = Counter(
-            "rest_client_request_retries_total",
-            "[ALPHA] Requests to the API server that were repeated, by status, verb and host.",
-            ("code", "verb", "host"),
-        )
         self.rest_duration = Histogram(
             "rest_client_request_duration_seconds",
             "[ALPHA] Time until the API server's answer, by verb and host.",
@@ -267,6 +262,7 @@ class ProxyMetrics:
         """
         self.rest_requests.inc(NO_ANSWER if code is None else str(code), method, host)
         self.rest_duration.observe(seconds, method, host)
+        self.rest_rate_limiter.observe(0.0, method, host)  # nothing here holds requests back
 
     def observe_sizes(self, method: str, host: str, sent: int, received: int) -> None:
         """Count the body sizes, in bytes, of one request to the API server and its answer."""

@@ -7,7 +7,6 @@ directly, since the client's models cost more than everything else this process 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,18 +28,20 @@ _ERROR_BODY_BYTES = 1 << 16
 _READ_BYTES = 1 << 16
 
 Observe = Callable[[str, str, str, float], None]
+ObserveSizes = Callable[[str, str, int, int], None]  # method, host, bytes sent, bytes received
 """Receives HTTP method, host, status code (``<error>`` without one) and seconds to the headers."""
 
 
-def _ignore(_method: str, _host: str, _code: str, _seconds: float) -> None:
+def _ignore(*_: object) -> None:
     """Nobody counts requests."""
 
 
 class Response:
     """An answer whose body has not been read; ``abort`` may be called from another thread."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, observe_size: Callable[[int], None]) -> None:
         self._raw = raw
+        self._observe_size = observe_size
         self.finished = False
         """True once everything was read, so that the connection can be used again."""
 
@@ -55,6 +56,7 @@ class Response:
         with _connection_errors():
             for chunk in self._chunks():
                 whole += chunk
+        self._observe_size(len(whole))
         return whole
 
     def lines(self) -> Iterator[tuple[bytes, float]]:
@@ -126,19 +128,24 @@ class Client:
         credentials: Who we are; renewed here after a 401.
         user_agent: Names us in the audit log, such as ``kpctl/0.1.0``.
         observe: Told of every request, for the ``rest_client`` metrics.
+        observe_sizes: Told the body sizes of each request and its answer; not of streams.
     """
 
     def __init__(
-        self, credentials: Credentials, user_agent: str, observe: Observe | None = None
+        self,
+        credentials: Credentials,
+        user_agent: str,
+        observe: Observe | None = None,
+        observe_sizes: ObserveSizes | None = None,
     ) -> None:
         self._credentials = credentials
         self._observe = observe or _ignore
+        self._observe_sizes = observe_sizes or _ignore
         self._headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": user_agent,
         }
-        self._host_lock = threading.Lock()
         self._host = ""
 
     @property
@@ -159,7 +166,9 @@ class Client:
             CredentialsError, ConfigurationError: As ``Credentials.current``.
         """
         raw = self._request("GET", f"{path}?{urlencode(params)}", None, read_timeout_s)
-        response = Response(raw)
+        response = Response(
+            raw, lambda size: self._observe_sizes("GET", _netloc(self._host), 0, size)
+        )
         try:
             yield response
         finally:
@@ -174,7 +183,10 @@ class Client:
 
         The answer is read and dropped.
         """
-        raw = self._request("POST", path, msgspec.json.encode(body), READ_TIMEOUT_S)
+        data = msgspec.json.encode(body)
+        raw = self._request("POST", path, data, READ_TIMEOUT_S)
+        received = int(raw.headers.get("Content-Length", 0))
+        self._observe_sizes("POST", _netloc(self._host), len(data), received)
         with _connection_errors():
             raw.drain_conn()
             raw.release_conn()

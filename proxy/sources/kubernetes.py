@@ -41,6 +41,7 @@ class KubernetesSource:
         credentials: Checked by ``start``.
         specs: What to follow, usually ``followed_resources(node_name)``.
         report: Told of problems and of their end.
+        on_cut: Told the kind of a resource whose watch ended before its time.
         rand: Returns numbers in [0, 1).
     """
 
@@ -50,6 +51,7 @@ class KubernetesSource:
         credentials: Credentials,
         specs: Sequence[ResourceSpec],
         report: Report,
+        on_cut: Callable[[str], None] = lambda _: None,
         rand: Random = random.random,
     ) -> None:
         self._client = client
@@ -57,7 +59,7 @@ class KubernetesSource:
         self._problems = ProblemLog(report, time.monotonic)
         self._stopping = threading.Event()
         self._followers = [
-            _Follower(client, spec, self._problems, self._stopping, rand) for spec in specs
+            _Follower(client, spec, self._problems, self._stopping, on_cut, rand) for spec in specs
         ]
         self._threads: list[threading.Thread] = []
 
@@ -90,8 +92,10 @@ class _Follower:
         spec: ResourceSpec,
         problems: ProblemLog,
         stopping: threading.Event,
+        on_cut: Callable[[str], None],
         rand: Random,
     ) -> None:
+        self._on_cut = on_cut
         self.name = spec.plural
         self._client = client
         self._spec = spec
@@ -173,6 +177,8 @@ class _Follower:
         opened = self._opened > 0
         lasted_s = time.monotonic() - self._opened if opened else 0.0
         events = self._reflector.failed(error, lasted_s)
+        if request.watch and not self._stopping.is_set():
+            self._on_cut(self._spec.resource.value)
         was_cut = request.watch and opened and isinstance(error, ConnectionFailedError)
         self._cuts = self._cuts + 1 if was_cut and not self._reflector.was_working else 0
         if (

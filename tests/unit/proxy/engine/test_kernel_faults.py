@@ -327,6 +327,17 @@ def test_everything_is_restated_about_once_an_hour(rig) -> None:
     assert 0.9 * HOUR_S <= rig.until_due() <= 1.1 * HOUR_S
 
 
+def test_chains_that_cannot_be_deleted_are_counted_and_tried_again(rig) -> None:
+    rig.turn(endpoint_slice("svc-0", ["10.200.0.1"]))
+    rig.turn(endpoint_slice("svc-0", ["10.200.0.1", "10.200.0.2"]))
+    rig.nft.fail(errno.EBUSY, after=1)  # the restatement passes, the deletion does not
+    rig.after(1.2 * HOUR_S)
+    assert "lb-1" in rig.nft.chains(TABLE)
+    assert rig.metrics.nftables_cleanup_failures.values["IPv4",] == 1
+    rig.after(1.2 * HOUR_S)
+    assert "lb-1" not in rig.nft.chains(TABLE)
+
+
 def test_the_restate_deletes_shared_chains_that_nobody_uses(rig) -> None:
     rig.turn(endpoint_slice("svc-0", ["10.200.0.1"]))
     rig.turn(endpoint_slice("svc-0", ["10.200.0.1", "10.200.0.2"]))

@@ -182,3 +182,11 @@ def test_the_debug_pages_tell_what_is_wanted_served_and_refused(rig) -> None:
     assert (port["inKernel"], "Invalid argument" in port["refused"]) == (False, True)
     assert [endpoint["used"] for endpoint in port["endpoints"]] == [True]
     assert pages.why("ns", "absent") is None
+
+
+def test_changes_wait_only_until_they_are_written(rig) -> None:
+    rig.start(*many_services(1))
+    rig.turn(endpoint_slice("svc-0", ["10.200.0.1"]))
+    assert rig.metrics.endpoint_changes.values[()] > 0
+    assert rig.metrics.endpoint_changes_pending.values[()] == 0
+    assert rig.metrics.service_changes_pending.values[()] == 0

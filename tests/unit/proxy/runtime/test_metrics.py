@@ -42,7 +42,6 @@ CONTRACT = [
     ("kubeproxy_proxy_healthz_total", "counter", {"code"}, None),
     ("kubeproxy_proxy_livez_total", "counter", {"code"}, None),
     ("rest_client_requests_total", "counter", {"code", "method", "host"}, None),
-    ("rest_client_request_retries_total", "counter", {"code", "verb", "host"}, None),
     ("rest_client_request_duration_seconds", "histogram", {"verb", "host"}, REQUEST),
     ("rest_client_rate_limiter_duration_seconds", "histogram", {"verb", "host"}, REQUEST),
     ("rest_client_request_size_bytes", "histogram", {"verb", "host"}, SIZE),
