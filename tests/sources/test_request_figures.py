@@ -1,13 +1,12 @@
 """What a source tells of its requests and streams, for the metrics."""
 
-from tests.support.apiserver import ApiServer
-from tests.support.following import NODE
-from tests.support.waiting import eventually
-
 from proxy.sources.client import Client
 from proxy.sources.credentials import ApiLocation, Credentials
 from proxy.sources.kubernetes import KubernetesSource
 from proxy.sources.resources import followed_resources
+from tests.support.apiserver import ApiServer
+from tests.support.following import NODE
+from tests.support.waiting import eventually
 
 
 def test_sizes_of_lists_and_events_and_cut_watches_are_told() -> None:
