@@ -55,7 +55,7 @@ PROCESS_FLAGS: tuple[Flag, ...] = (
         "cleanup",
         _T.BOOL,
         False,
-        "Remove everything a node proxy left in the kernel, then exit.",
+        "Delete the nftables tables of the node proxy, whoever wrote them, then exit.",
         _G.GENERAL,
         with_config=True,
     ),

@@ -92,6 +92,7 @@ class Engine:
         self._started = False
         self._stopping = False
         self._restate_at = float("inf")
+        self._oldest = float("inf")  # arrival of the oldest event that is not written yet
         self._repairs = {family: RepairPacing() for family in kernel.ports}
         self._view = NodeView(node_name, None, {})
 
@@ -145,6 +146,8 @@ class Engine:
                 service, endpoint_slice = _counts(item)
                 services += service
                 slices += endpoint_slice
+                if isinstance(item, Upserted) and item.received:
+                    self._oldest = min(self._oldest, item.received)
                 self._store.apply(item)
             elif isinstance(item, ForeignEdit):
                 self._note_edit(item)
@@ -180,6 +183,7 @@ class Engine:
             self.families[family] = proxy
         self._started = True
         self._restate_at = _next_restate()
+        self._oldest = float("inf")
         self._publisher.problems(delta, self._store.faulty)
         self._publisher.conflicts(self.families.values())
         self._on_started()
@@ -226,6 +230,7 @@ class Engine:
         for proxy in self.families.values():
             self._synchronise_family(proxy, touched, delta)
         self._publisher.settled()
+        self._oldest = float("inf")
         self._publisher.conflicts(self.families.values())
 
     def _synchronise_family(
@@ -239,6 +244,7 @@ class Engine:
             self._published(proxy, applied, time.perf_counter() - started)
             self._clean_flows(proxy, applied)
             if not applied.result.error:
+                self._publisher.written(proxy.name, time.monotonic() - self._oldest)
                 for times in delta.endpoints.values():
                     self._publisher.programmed(proxy.name, times)
         self._publisher.health_ports(proxy, touched)

@@ -124,6 +124,11 @@ class Publisher:
                 Event(regarding, "Warning", "FailedToProgramService", "Sync", note)
             )
 
+    def written(self, family: str, latency_s: float) -> None:
+        """Measure how long the oldest event waited; minus infinity when no event told its time."""
+        if latency_s >= 0:
+            self._out.metrics.change_latency.observe(latency_s, family)
+
     def programmed(self, family: str, trigger_times: Iterable[str]) -> None:
         """
         Measure how long changes took from their cause to the kernel.

@@ -244,6 +244,12 @@ class ProxyMetrics:
             KERNEL_BUCKETS,
             FAMILY,
         )
+        self.change_latency = Histogram(
+            "kpctl_change_latency_seconds",
+            "Time from the arrival of a synchronisation's oldest event until the kernel had it.",
+            KERNEL_BUCKETS,
+            FAMILY,
+        )
         self.watch_restarts = Counter(
             "kpctl_watch_restarts_total",
             "Watches that ended before their time, by kind.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.engine.debug_pages import DebugPages
-from proxy.model.events import Resource
+from proxy.model.events import Resource, Upserted
 from tests.support.engine_rig import (
     V4,
     V6,
@@ -190,3 +190,13 @@ def test_changes_wait_only_until_they_are_written(rig) -> None:
     assert rig.metrics.endpoint_changes.values[()] > 0
     assert rig.metrics.endpoint_changes_pending.values[()] == 0
     assert rig.metrics.service_changes_pending.values[()] == 0
+
+
+def test_the_time_from_an_event_to_the_kernel_is_measured(rig) -> None:
+    rig.start(*many_services(1))
+    changed = endpoint_slice("svc-0", ["10.200.0.1"])
+    rig.turn(Upserted(changed, received=rig.time.monotonic() - 0.25))
+    series = rig.metrics.change_latency.series["IPv4",]
+    assert (sum(series.counts), round(series.total, 3)) == (1, 0.25)
+    rig.turn(endpoint_slice("svc-0", ["10.200.0.2"]))  # it does not say when it arrived
+    assert sum(rig.metrics.change_latency.series["IPv4",].counts) == 1

@@ -101,7 +101,8 @@ def test_a_metric_is_exposed_as_dashboards_know_it(metrics, name, kind, labels, 
 def test_nothing_is_exposed_that_no_one_expects(metrics):
     touch_everything(metrics)
     known = {entry[0] for entry in CONTRACT}
-    known |= {"kubernetes_build_info", "kpctl_kernel_transaction_duration_seconds"}
+    known |= {"kubernetes_build_info", "kpctl_change_latency_seconds"}
+    known |= {"kpctl_kernel_transaction_duration_seconds"}
     known |= {
         f"process_{name}"
         for name in (
