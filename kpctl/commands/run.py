@@ -102,7 +102,8 @@ def _flag_line(line: str) -> tuple[str, str, str]:
 
 
 def _text(problem: Problem, path: str) -> str:
-    return f"{path}: {problem}" if path else str(problem)
+    text = str(problem)
+    return f"{path}: {text}" if path and path not in text else text
 
 
 def _log_settings(config: ProxyConfig) -> LogSettings:
