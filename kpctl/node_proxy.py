@@ -26,7 +26,7 @@ from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
 from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
-from proxy.engine.node_settings import NodeView, node_port_restriction, table_settings
+from proxy.engine.node_settings import NodeView, node_port_restriction
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import AddressMonitor, local_addresses
@@ -182,13 +182,15 @@ class _NodeProxy:
 
     def _prepare_health_ports(self, view: NodeView) -> None:
         for family in self._families:
-            accepted = table_settings(self._config, view, family).node_port_addresses
+            restriction = node_port_restriction(self._config, view, family)
+            # Loopback counts here: unlike NodePorts, these ports are sockets of ours.
+            local = map(unpack_address, view.addresses.get(family, ()))
             self._service_health[family] = ServiceHealth(
                 self._probes,
                 family.value,
                 self._health.healthy,
                 self._health_port_failed,
-                addresses=sorted(map(unpack_address, accepted)) if accepted is not None else None,
+                addresses=None if restriction.match_all else restriction.node_addresses(local),
             )
 
     def _health_port_failed(self, failure: PortFailure) -> None:
