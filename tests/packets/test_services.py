@@ -255,10 +255,10 @@ def test_traffic_follows_the_nodes_zone(tmp_path: Path) -> None:
         assert set(made.landings([POD] * 25, VIP)) == {B1, B2}
 
 
-def _health(made: Cluster) -> tuple[int, int]:
+def _health(made: Cluster, address: str = NODE_IP) -> tuple[int, int]:
     """Status and number of local endpoints that the health check port tells."""
     with made.site.node.enter():
-        connection = http.client.HTTPConnection(NODE_IP, 32100, timeout=5)
+        connection = http.client.HTTPConnection(address, 32100, timeout=5)
         connection.connect()
     try:
         connection.request("GET", "/healthz")
@@ -292,3 +292,21 @@ def test_the_health_check_port_tells_load_balancers_where_endpoints_are(tmp_path
         made.delete(balanced)
         with pytest.raises(ConnectionRefusedError):
             _health(made)
+
+
+def test_the_health_check_port_answers_on_the_listed_addresses_loopback_included(
+    tmp_path: Path,
+) -> None:
+    balanced = service(
+        "web",
+        VIP,
+        node_port=30080,
+        type="LoadBalancer",
+        externalTrafficPolicy="Local",
+        healthCheckNodePort=32100,
+    )
+    objects = balanced, slice_of("web", pod(B1, here=True))
+    with cluster(tmp_path, *objects, node_port_addresses=["127.0.0.0/8"]) as made:
+        assert _health(made, "127.0.0.1") == (200, 1)
+        with pytest.raises(ConnectionRefusedError):
+            _health(made, NODE_IP)
