@@ -1,0 +1,1 @@
+"""The IPVS data plane: virtual servers, ipsets and the few iptables rules around them."""
