@@ -15,6 +15,8 @@ from proxy.config.gates import gate_enabled
 from proxy.config.node import node_name
 from proxy.config.types import ProxyConfig
 from proxy.engine.loop import Engine, Kernel
+from proxy.engine.nftables.plane import NftablesPlane
+from proxy.engine.nftables.reconciler import NftReconciler
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import local_addresses
@@ -46,7 +48,7 @@ def dry_run(config: ProxyConfig, master: str, manifests: Path | None) -> int:
         config,
         name,
         store,
-        Kernel(ports, local_addresses),
+        Kernel(NftablesPlane(ports), local_addresses),
         Publisher(Outlets(metrics, health, {}, EventLog(), None)),
         wait_for_node=manifests is None,
         on_started=lambda: engine.stop(),
@@ -58,5 +60,6 @@ def dry_run(config: ProxyConfig, master: str, manifests: Path | None) -> int:
         log.error("command failed", err=error)
         return FINDINGS
     for proxy in engine.families.values():
-        sys.stdout.write(render_table(proxy.reconciler.table))
+        if isinstance(proxy.reconciler, NftReconciler):
+            sys.stdout.write(render_table(proxy.reconciler.table))
     return OK

@@ -26,6 +26,7 @@ from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
 from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
+from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.node_settings import NodeView, node_port_restriction
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.engine.start_gate import FatalError
@@ -166,7 +167,7 @@ class _NodeProxy:
             config,
             self._name,
             self._store,
-            Kernel(self._nft, local_addresses, why_refused),
+            Kernel(NftablesPlane(self._nft, why_refused), local_addresses),
             Publisher(self._outlets()),
             wait_for_node=options.manifests is None,
             on_starting=self._on_starting,

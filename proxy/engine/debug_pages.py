@@ -71,7 +71,7 @@ class DebugPages:
                 }
                 for endpoint in merged.get((plan.name.port, plan.name.protocol), ())
             ]
-            page["inKernel"] = proxy.reconciler.table.plan_of(plan.name) == plan
+            page["inKernel"] = proxy.reconciler.plan_of(plan.name) == plan
             if failure := failures.get(plan.name):
                 page["refused"] = failure.reason
             ports[f"{plan.name.port or plan.name.protocol}"] = page
@@ -97,5 +97,5 @@ def _plan_page(plan: ServicePortPlan) -> dict[str, object]:
         "localEndpoints": [target_text(target) for target in plan.local],
         "topology": plan.topology or "none",
         "affinitySeconds": plan.affinity_timeout_s,
-        "sourceRanges": [str(network) for network in plan.source_ranges],
+        "sourceRanges": [str(network) for network in plan.allowed_sources],
     }

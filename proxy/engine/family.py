@@ -1,4 +1,4 @@
-"""One IP family from the store to its table: plans, kernel, and the counts that metrics show."""
+"""One IP family from the store to the kernel: plans, kernel, and the counts that metrics show."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from proxy.backends.nftables.settings import Settings
+from proxy.backends.settings import Settings
 from proxy.conntrack.stale import Place
 from proxy.engine.reconciler import Reconciler, SyncResult
-from proxy.engine.start_order import first_batches
 from proxy.model.addresses import IPFamily
 from proxy.model.services import ServiceName, ServicePortName
 from proxy.model.store import ClusterStore
@@ -27,7 +26,7 @@ class Applied:
 
 
 class FamilyProxy:
-    """Plans and table of one family; used by the engine's thread only."""
+    """Plans and reconciler of one family; used by the engine's thread only."""
 
     def __init__(
         self, family: IPFamily, store: ClusterStore, planner: Planner, reconciler: Reconciler
@@ -53,30 +52,17 @@ class FamilyProxy:
         return changes
 
     def write(self, changes: Changes) -> Applied:
-        """Write changed plans, or everything when the table is not known to be in sync."""
+        """Write changed plans, or everything when the kernel is not known to be in sync."""
         if not self.reconciler.in_sync:
             return self.restate()
         before = self._held(changes)
         return self._applied(self.reconciler.change(changes), before)
 
     def restate(self) -> Applied:
-        """
-        State the whole table anew; see Reconciler.restate.
-
-        Where there is no table, nothing can be interrupted: what others need is written first, the
-        rest in batches, which the kernel takes faster than everything at once.
-        """
-        known = self.reconciler.table.placed
-        before: Changes = {name: placed.plan for name, placed in known.items()}
+        """State everything anew; see Reconciler.restate."""
+        before = self._held(self.reconciler.held())
         plans = list(self.planner.all_effective())
-        if self.reconciler.table_exists():
-            return self._applied(self.reconciler.restate(plans), before)
-        first, rest = first_batches(plans)
-        result = self.reconciler.restate(first)
-        for batch in rest:
-            if self.reconciler.in_sync:
-                result.add(self.reconciler.change({plan.name: plan for plan in batch}))
-        return self._applied(result, before)
+        return self._applied(self.reconciler.restate(plans), before)
 
     def give_up(self, error: OSError) -> Applied:
         """Note that the kernel could not even be asked what it holds; a retry states everything."""
@@ -91,7 +77,7 @@ class FamilyProxy:
 
     def resettle(self, settings: Settings) -> SyncResult | None:
         """Write changed settings; None when they are as before."""
-        if settings == self.reconciler.table.settings:
+        if settings == self.reconciler.settings:
             return None
         return self.reconciler.resettle(settings)
 
@@ -114,7 +100,7 @@ class FamilyProxy:
         return ports[0].traits.health_check_node_port if ports else 0
 
     def _held(self, names: Iterable[ServicePortName]) -> Changes:
-        return {name: self.reconciler.table.plan_of(name) for name in names}
+        return {name: self.reconciler.plan_of(name) for name in names}
 
     def _applied(self, result: SyncResult, before: Changes) -> Applied:
         after = self._held(before if not result.full else self._all_names(before))
@@ -125,4 +111,4 @@ class FamilyProxy:
         return Applied(result, before, after)
 
     def _all_names(self, before: Changes) -> set[ServicePortName]:
-        return {*before, *self.reconciler.table.placed}
+        return {*before, *self.reconciler.held()}

@@ -13,20 +13,18 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
-from proxy.backends.nftables.table import NftablesTable
 from proxy.config.types import ProxyConfig
 from proxy.engine.conntrack_requests import after_changes, after_start
+from proxy.engine.data_plane import DataPlane
 from proxy.engine.family import Applied, FamilyProxy
-from proxy.engine.node_settings import NodeView, table_settings
+from proxy.engine.node_settings import NodeView
 from proxy.engine.publisher import Publisher
-from proxy.engine.reconciler import Reconciler
 from proxy.engine.repairs import RepairPacing
 from proxy.engine.start_gate import StartGate
 from proxy.kernel.nft_monitor import ForeignEdit
-from proxy.kernel.nftables import NftPort
 from proxy.model.addresses import IPFamily, unpack_address
 from proxy.model.events import Removed, Replaced, Resource, SourceEvent, Unreadable, Upserted
 from proxy.model.objects import EndpointSlice, Service
@@ -55,11 +53,10 @@ Item = SourceEvent | ForeignEdit | AddressesChanged | Stop
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """The kernel as the engine needs it; ``explain`` says what it lacks, "" for nothing."""
+    """The kernel as the engine needs it: how to serve, and the node's own packed addresses."""
 
-    ports: Mapping[IPFamily, NftPort]
+    plane: DataPlane
     addresses: Callable[[IPFamily], frozenset[bytes]]
-    explain: Callable[[IPFamily], str] = lambda _: ""
 
 
 class Engine:
@@ -93,7 +90,7 @@ class Engine:
         self._stopping = False
         self._restate_at = float("inf")
         self._oldest = float("inf")  # arrival of the oldest event that is not written yet
-        self._repairs = {family: RepairPacing() for family in kernel.ports}
+        self._repairs = {family: RepairPacing() for family in kernel.plane.families}
         self._view = NodeView(node_name, None, {})
 
     def submit(self, item: Item) -> None:
@@ -135,7 +132,7 @@ class Engine:
         if not self._started:
             times.append(self._gate.deadline)
         for family, proxy in self.families.items():
-            times.append(proxy.reconciler.next_due() or float("inf"))
+            times.append(proxy.reconciler.next_due())
             times.append(self._repairs[family].due)
         return min(max(0.0, min(times) - time.monotonic()), 3600.0)
 
@@ -157,11 +154,11 @@ class Engine:
                 self._stopping = True
         if services or slices:
             # kube-proxy counts Service events once for each family, endpoint events once.
-            self._publisher.counted(services * len(self._kernel.ports), slices)
+            self._publisher.counted(services * len(self._kernel.plane.families), slices)
 
     def _note_edit(self, edit: ForeignEdit) -> None:
         proxy = self.families.get(edit.family)
-        if proxy is None:
+        if proxy is None or self._kernel.plane.is_own(edit):
             return
         self._publisher.repairing(edit)
         self._repairs[edit.family].needed(time.monotonic())
@@ -173,11 +170,12 @@ class Engine:
         self._view = self._look_around()
         self._on_starting(self._view)
         self._publisher.node(self._view.info)
-        self._publisher.queued(family.value for family in self._kernel.ports)
-        for family, port in self._kernel.ports.items():
-            settings = table_settings(self._config, self._view, family)
+        self._publisher.queued(family.value for family in self._kernel.plane.families)
+        plane = self._kernel.plane
+        for family in plane.families:
+            settings = plane.settings(self._config, self._view, family)
             planner = Planner(self._view.location, self._view.node_address(self._config, family))
-            reconciler = Reconciler(NftablesTable(settings), port, time.monotonic)
+            reconciler = plane.reconciler(family, settings, planner)
             proxy = FamilyProxy(family, self._store, planner, reconciler)
             self._first_synchronisation(proxy)
             self.families[family] = proxy
@@ -194,17 +192,16 @@ class Engine:
         proxy.plan(services)
         plans = list(proxy.planner.all_effective())
         try:
-            found = proxy.reconciler.table_exists()
             applied = proxy.restate()
-            if found:
+            if proxy.reconciler.found_something:
                 self._prune(proxy)
         except OSError as error:
             applied = proxy.give_up(error)
         self._published(proxy, applied, time.perf_counter() - started)
-        if applied.result.error and (lacking := self._kernel.explain(proxy.family)):
+        if applied.result.error and (lacking := self._kernel.plane.explain(proxy.family)):
             log.error("The kernel refuses the rules", err=lacking, ipFamily=proxy.name)
         self._publisher.health_ports(proxy, services)
-        settings = proxy.reconciler.table.settings
+        settings = proxy.reconciler.settings
         self._publisher.stale_flows(
             after_start(
                 proxy.family,
@@ -256,7 +253,7 @@ class Engine:
         )
 
     def _node_port_texts(self, proxy: FamilyProxy) -> frozenset[str]:
-        accepted = proxy.reconciler.table.settings.node_port_addresses
+        accepted = proxy.reconciler.settings.node_port_addresses
         if accepted is None:
             accepted = self._view.addresses.get(proxy.family, frozenset())
         return frozenset(map(unpack_address, accepted))
@@ -267,15 +264,18 @@ class Engine:
         for family, proxy in self.families.items():
             repairs = self._repairs[family]
             repairing = now >= repairs.due
-            if periodic or repairing or proxy.reconciler.restate_is_due:
+            hourly = periodic and proxy.reconciler.restates_hourly
+            if hourly or repairing or proxy.reconciler.restate_is_due:
                 if repairing:
                     repairs.done(now)
-                self._restate(proxy, prune=periodic or repairing)
+                self._restate(proxy, prune=hourly or repairing)
             elif retries := proxy.reconciler.due_retries():
                 started = time.perf_counter()
                 applied = proxy.write(retries)
                 self._published(proxy, applied, time.perf_counter() - started)
                 self._clean_flows(proxy, applied)
+            elif now >= proxy.reconciler.upkeep_due():
+                proxy.reconciler.upkeep()
         if periodic:
             self._restate_at = _next_restate()
 
@@ -297,7 +297,9 @@ class Engine:
     # -- the node ----------------------------------------------------------------------------
 
     def _look_around(self) -> NodeView:
-        addresses = {family: self._kernel.addresses(family) for family in self._kernel.ports}
+        addresses = {
+            family: self._kernel.addresses(family) for family in self._kernel.plane.families
+        }
         return NodeView(self._node_name, self._store.node, addresses, self._store.service_cidrs)
 
     def _refresh_view(self) -> None:
@@ -316,22 +318,14 @@ class Engine:
             self._settle_in(proxy, before)
 
     def _settle_in(self, proxy: FamilyProxy, before: NodeView) -> None:
-        table = proxy.reconciler.table
-        settings = table_settings(self._config, self._view, proxy.family)
-        easy = replace(
-            table.settings,
-            node_port_addresses=settings.node_port_addresses,
-            service_cidrs=settings.service_cidrs,
-        )
-        same_kind = (settings.node_port_addresses is None) == (
-            table.settings.node_port_addresses is None
-        )
-        if settings != easy or not same_kind:
+        reconciler = proxy.reconciler
+        settings = self._kernel.plane.settings(self._config, self._view, proxy.family)
+        if not reconciler.can_resettle(settings):
             log.info("What tells pods' traffic apart has changed", ipFamily=proxy.name)
-            table.settings = settings
+            reconciler.settings = settings
             self._restate(proxy)
-        elif not proxy.reconciler.in_sync:
-            table.settings = settings  # written by the restatement that is due
+        elif not reconciler.in_sync:
+            reconciler.settings = settings  # written by the restatement that is due
         elif result := proxy.resettle(settings):
             self._published(proxy, Applied(result, {}, {}), result.kernel_s)
         address = self._view.node_address(self._config, proxy.family)

@@ -1,4 +1,4 @@
-"""The configuration applied to this node: settings of each family's table, and where we are."""
+"""The configuration applied to this node: each family's settings, and where we are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.config import node as node_config
 from proxy.config.node import DetectBy, LocalDetector, NodeIPs, NodePortAddresses
 from proxy.config.types import ProxyConfig
@@ -52,8 +52,8 @@ class NodeView:
         return pack_address(ips.by_family[family]) if ips.is_known(family) else None
 
 
-def table_settings(config: ProxyConfig, view: NodeView, family: IPFamily) -> Settings:
-    """Return the settings of one family's table."""
+def base_settings(config: ProxyConfig, view: NodeView, family: IPFamily) -> Settings:
+    """Return the settings that every data plane has."""
     pod_cidrs = view.info.pod_cidrs if view.info else ()
     detector = node_config.local_detectors(config.detect_local, pod_cidrs)[family]
     networks = [network for cidr in view.service_cidrs if (network := parse_network(cidr))]
@@ -87,7 +87,7 @@ def _node_port_addresses(
     return frozenset(
         address
         for address in view.addresses.get(family, frozenset())
-        if not _is_loopback(address) and wanted.matches(unpack_address(address))
+        if not is_loopback(address) and wanted.matches(unpack_address(address))
     )
 
 
@@ -99,5 +99,6 @@ def node_port_restriction(
     return node_config.node_port_addresses(cidrs, family)
 
 
-def _is_loopback(packed: bytes) -> bool:
+def is_loopback(packed: bytes) -> bool:
+    """Return whether a packed address is one of the loopback interface's."""
     return packed[0] == 127 if len(packed) == 4 else packed == b"\0" * 15 + b"\1"

@@ -104,7 +104,7 @@ class Publisher:
             "Synced nftables rules",
             ipFamily=family,
             fullSync=result.full,
-            servicePorts=len(proxy.reconciler.table),
+            servicePorts=len(proxy.reconciler.held()),
             requests=result.requests,
             kernel=f"{result.kernel_s * 1000:.3f}ms",
             elapsed=f"{duration_s * 1000:.3f}ms",

@@ -1,32 +1,26 @@
 """
-One family's kernel table, kept equal to the plans.
+What the reconcilers of all data planes have in common.
 
 What the kernel refuses is put aside service port by service port: the rest is served, the refused
 one keeps what it had, and is tried again with growing pauses. When it is not known what the kernel
-holds, everything is stated anew in one transaction.
+holds, everything is stated anew, but paced.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from proxy.backends.nftables import affinity, layout, requests
-from proxy.backends.nftables.settings import Settings
-from proxy.backends.nftables.table import Batch, Existing, NftablesTable
+from proxy.backends.settings import Settings
 from proxy.engine.repairs import RepairPacing
-from proxy.engine.start_order import BATCH_SIZE, batched
-from proxy.kernel.netlink import DumpInterrupted, NetlinkError
-from proxy.kernel.nftables import NftPort, TransactionRejected
 from proxy.model.services import ServicePortName
 from proxy.plan.planner import Changes
 from proxy.plan.service_plan import ServicePortPlan
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 300.0
-# What the kernel answers when the table is not what we remember.
-_STRANGE = frozenset({errno.ENOENT, errno.EEXIST, errno.EBUSY, errno.ENOTEMPTY})
 
 
 @dataclass(slots=True)
@@ -46,9 +40,9 @@ class SyncResult:
 
     Attributes:
         full: everything was stated anew.
-        kernel_s: seconds the kernel spent in our transactions.
-        requests: netlink requests sent.
-        error: "" or why the table as a whole could not be written.
+        kernel_s: seconds the kernel, or the program that writes to it, spent on our changes.
+        requests: netlink requests or lines of iptables-restore input.
+        error: "" or why the data plane as a whole could not be written.
         refused: service ports put aside in this synchronisation, and why.
     """
 
@@ -66,27 +60,84 @@ class SyncResult:
         self.refused |= other.refused
 
 
-class Reconciler:
-    """Applies plans to one table; not for use by several threads at once."""
+class Reconciler(ABC):
+    """
+    Keeps one family's part of the kernel equal to the plans; used by the engine's thread only.
 
-    def __init__(self, table: NftablesTable, port: NftPort, monotonic: Callable[[], float]) -> None:
-        self.table = table
+    Attributes:
+        in_sync: the kernel holds what is remembered; if not, everything must be stated anew.
+        failures: service ports the kernel refused.
+        found_something: the first restatement met what somebody had left under our names.
+        restates_hourly: everything is stated anew once an hour, in case something went unnoticed.
+    """
+
+    restates_hourly = True
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self.in_sync = False
+        self.found_something = False
         self.failures: dict[ServicePortName, Failure] = {}
-        self._port = port
         self._monotonic = monotonic
         self._retry_s = _FIRST_RETRY_S
         self._restate_due = 0.0
         self._losses = RepairPacing()
 
+    # -- what is held ------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def settings(self) -> Any:
+        """The settings in force, a Settings; set them only when a restatement follows."""
+
+    @settings.setter
+    @abstractmethod
+    def settings(self, settings: Any) -> None: ...
+
+    @abstractmethod
+    def plan_of(self, name: ServicePortName) -> ServicePortPlan | None:
+        """Return the plan the kernel holds for a service port."""
+
+    @abstractmethod
+    def held(self) -> Sequence[ServicePortName]:
+        """Return the service ports the kernel holds."""
+
+    # -- writing -----------------------------------------------------------------------------
+
+    @abstractmethod
+    def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
+        """Write changed service ports; needs to be in sync."""
+
+    @abstractmethod
+    def restate(self, plans: Sequence[ServicePortPlan]) -> SyncResult:
+        """State everything anew without an interruption of what is served."""
+
+    @abstractmethod
+    def can_resettle(self, settings: Settings) -> bool:
+        """Return whether these settings can be written without stating everything anew."""
+
+    @abstractmethod
+    def resettle(self, settings: Any) -> SyncResult:
+        """Write changed settings."""
+
+    def prune(self) -> str:
+        """Delete what nothing of ours uses; return "" or why that was refused."""
+        return ""
+
+    def upkeep_due(self) -> float:
+        """Return the monotonic time at which ``upkeep`` wants to be called; infinity for never."""
+        return float("inf")
+
+    def upkeep(self) -> SyncResult:
+        """Do what becomes due by itself, without any change."""
+        return SyncResult()
+
     # -- what is due -------------------------------------------------------------------------
 
-    def next_due(self) -> float | None:
-        """Return the monotonic time of the next retry, or None when nothing waits."""
+    def next_due(self) -> float:
+        """Return the monotonic time of the next retry or upkeep; infinity when nothing waits."""
         times = [failure.due for failure in self.failures.values()]
-        if not self.in_sync:
-            times.append(self._restate_due)
-        return min(times, default=None)
+        times.append(self.upkeep_due() if self.in_sync else self._restate_due)
+        return min(times)
 
     def due_retries(self) -> Changes:
         """Return the refused plans whose pause is over."""
@@ -98,81 +149,6 @@ class Reconciler:
         """Whether a failed restatement should be tried again now."""
         return not self.in_sync and self._monotonic() >= self._restate_due
 
-    # -- writing -----------------------------------------------------------------------------
-
-    def table_exists(self) -> bool:
-        """Return whether the kernel has a table of our name, whoever made it."""
-        return self._port.table_comment(layout.TABLE) is not None
-
-    def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
-        """Write changed service ports; needs a table that is in sync."""
-        result = SyncResult()
-        self._write_changes(dict(changes), result)
-        return result
-
-    def restate(self, plans: Iterable[ServicePortPlan]) -> SyncResult:
-        """
-        State the whole table anew, in the table that is there if that is possible.
-
-        Only then is there no instant without hooks, also when the table was kube-proxy's. First
-        only elements that differ are written; when the kernel refuses that, all are flushed and
-        written; and a table in which something of another kind has one of our names is replaced.
-        """
-        result = SyncResult(full=True)
-        wanted = {plan.name: plan for plan in plans}
-        aside: Changes = {}
-        ways = [self._put_right, self._fill_anew, self._replace]
-        self.in_sync = False
-        self._losses.settled(self._monotonic())
-        for _ in range(_RESTATE_ATTEMPTS):
-            batch = ways[0](wanted.values())
-            try:
-                self._apply(batch, result)
-            except TransactionRejected as rejected:
-                if len(ways) > 1 and not _blames_only_services(batch, rejected):
-                    ways.pop(0)
-                    continue
-                suspects = _origins(batch, rejected)
-                if not suspects:
-                    return self.restate_failed(rejected, result)
-                # A request carries many elements; its service ports follow one by one.
-                aside |= {name: wanted.pop(name) for name in suspects & wanted.keys()}
-            except NetlinkError as error:
-                if error.errno != errno.EMSGSIZE or len(wanted) <= BATCH_SIZE:
-                    return self.restate_failed(error, result)
-                # Without rights in the first user namespace the kernel takes a few megabytes at
-                # once; what does not fit follows, and its Services are missing that long.
-                aside |= {name: wanted.pop(name) for name in list(wanted)[BATCH_SIZE:]}
-            else:
-                return self._restated(batch, aside, result)
-        return self.restate_failed(NetlinkError(errno.EIO, "too many refused requests"), result)
-
-    def _put_right(self, plans: Iterable[ServicePortPlan]) -> Batch:
-        existing: Existing = {}
-        try:
-            if self.table_exists():
-                for name in self.table.sets.keys() - {layout.AFFINITY}:
-                    existing[name] = dict(self._port.elements(layout.TABLE, name))
-        except DumpInterrupted:
-            return self._fill_anew(plans)
-        return self.table.restate(plans, existing=existing)
-
-    def _fill_anew(self, plans: Iterable[ServicePortPlan]) -> Batch:
-        return self.table.restate(plans, existing=None)
-
-    def _replace(self, plans: Iterable[ServicePortPlan]) -> Batch:
-        return self.table.restate(plans, replace=True)
-
-    def _restated(self, batch: Batch, aside: Changes, result: SyncResult) -> SyncResult:
-        self.in_sync = True
-        self._retry_s = _FIRST_RETRY_S
-        # What was refused before and is not wanted any more must not come back.
-        self._forget_failures(self.failures.keys() - aside.keys())
-        for names in batched(aside):
-            self._write_changes({name: aside[name] for name in names}, result)
-        self._purge(batch, result)
-        return result
-
     def restate_failed(self, error: OSError, result: SyncResult) -> SyncResult:
         """Note that everything could not be stated anew; it is tried again after a pause."""
         result.error = str(error)
@@ -181,131 +157,39 @@ class Reconciler:
         self._retry_s = min(self._retry_s * 2, _LONGEST_RETRY_S)
         return result
 
-    def resettle(self, settings: Settings) -> SyncResult:
-        """Write changed node addresses or ServiceCIDRs."""
-        result = SyncResult()
-        batch = self.table.resettle(settings)
-        try:
-            self._apply(batch, result)
-        except NetlinkError as error:
-            self.table.settings = settings
-            self._lose(error, result)
-        return result
+    # -- for the data planes -----------------------------------------------------------------
 
-    def prune(self) -> str:
-        """Delete chains and sets that nothing of ours uses; return "" or why that was refused."""
-        in_use = self.table.chains_in_use()
-        try:
-            chains = sorted(self._port.chains(layout.TABLE) - in_use)
-            sets = sorted(self._port.sets(layout.TABLE) - self.table.sets.keys())
-            flushes = [requests.flush_rules(name) for name in chains]
-            removals = [requests.delete_set(name) for name in sets]
-            removals += [requests.delete_chain(name) for name in chains]
-            if removals:
-                self._port.apply([*flushes, *removals])
-        except NetlinkError as error:
-            # A kernel before 6.2 may still count references of deleted elements. What stays is
-            # of no effect, and the next restatement tries again.
-            return str(error)
-        self.table.forget_chains(chains)
-        return ""
+    def _begin_restatement(self) -> None:
+        self.in_sync = False
+        self._losses.settled(self._monotonic())
 
-    # -- inside ------------------------------------------------------------------------------
+    def _end_restatement(self, aside: Iterable[ServicePortName]) -> None:
+        self.in_sync = True
+        self._retry_s = _FIRST_RETRY_S
+        # What was refused before and is not wanted any more must not come back.
+        self._forget_failures(self.failures.keys() - set(aside))
 
-    def _write_changes(self, changes: Changes, result: SyncResult) -> None:
-        if not changes:
-            return
-        batch = self.table.change(changes)
-        try:
-            self._apply(batch, result)
-        except TransactionRejected as rejected:
-            self._blame(changes, batch, rejected, result)
-            return
-        except NetlinkError as error:
-            self._lose(error, result)
-            return
-        self._forget_failures(changes)
-        self._purge(batch, result)
-
-    def _blame(
+    def _put_aside(
         self,
-        changes: Changes,
-        batch: Batch,
-        rejected: TransactionRejected,
+        plans: Mapping[ServicePortName, ServicePortPlan | None],
+        why: str,
         result: SyncResult,
     ) -> None:
-        suspects = _origins(batch, rejected)
-        # Right after a restatement our memory of the table is no excuse.
-        if (rejected.errno in _STRANGE and not result.full) or not suspects:
-            # Either our memory of the table is wrong, or nobody in particular is to blame.
-            self._lose(rejected, result)
-            return
-        innocent = {name: plan for name, plan in changes.items() if name not in suspects}
-        guilty = {name: plan for name, plan in changes.items() if name in suspects}
-        if len(guilty) == 1:
-            self._put_aside(guilty, str(rejected))
-            result.refused.update(dict.fromkeys(guilty, str(rejected)))
-        else:
-            for name, plan in guilty.items():
-                self._write_changes({name: plan}, result)
-        self._write_changes(innocent, result)
-
-    def _apply(self, batch: Batch, result: SyncResult) -> None:
-        if batch:
-            result.kernel_s += self._port.apply(batch.requests)
-            result.requests += len(batch.requests)
-        # INVARIANT: the table's memory changes only after the kernel accepted the batch.
-        self.table.commit(batch)
-
-    def _put_aside(self, plans: Mapping[ServicePortName, ServicePortPlan | None], why: str) -> None:
         now = self._monotonic()
         for name, plan in plans.items():
             before = self.failures.get(name)
             delay = min(before.delay_s * 2, _LONGEST_RETRY_S) if before else _FIRST_RETRY_S
             self.failures[name] = Failure(plan, why, delay, now + delay)
+            result.refused[name] = why
 
     def _forget_failures(self, names: Iterable[ServicePortName]) -> None:
         if self.failures:
             for name in names:
                 self.failures.pop(name, None)
 
-    def _lose(self, error: NetlinkError, result: SyncResult) -> None:
+    def _lose(self, error: OSError, result: SyncResult) -> None:
         """Note that the kernel may hold something else than remembered: restate, but paced."""
         result.error = str(error)
         self.in_sync = False
         self._losses.needed(self._monotonic())
         self._restate_due = self._losses.due
-
-    def _purge(self, batch: Batch, result: SyncResult) -> None:
-        """Forget clients whose endpoint left; those of other endpoints stay remembered."""
-        if not batch.forgets_clients:
-            return
-        try:
-            remembered = self._port.elements(layout.TABLE, layout.AFFINITY)
-            for request in affinity.stale_entries(self.table, remembered):
-                self._delete_entry(request, result)
-        except NetlinkError as error:
-            self._lose(error, result)
-            result.error = f"cannot purge remembered clients: {error}"
-
-    def _delete_entry(self, request: requests.Request, result: SyncResult) -> None:
-        try:
-            result.kernel_s += self._port.apply([request])
-        except TransactionRejected as rejected:
-            if rejected.errno != errno.ENOENT:  # it expired in between
-                raise
-
-
-_RESTATE_ATTEMPTS = 8
-
-
-def _blames_only_services(batch: Batch, rejected: TransactionRejected) -> bool:
-    """Return whether each refused request was caused by service ports."""
-    return all(batch.requests[refusal.index].origins for refusal in rejected.refusals)
-
-
-def _origins(batch: Batch, rejected: TransactionRejected) -> set[ServicePortName]:
-    found: set[ServicePortName] = set()
-    for refusal in rejected.refusals:
-        found.update(batch.requests[refusal.index].origins)
-    return found

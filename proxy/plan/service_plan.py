@@ -13,7 +13,7 @@ from ipaddress import collapse_addresses, ip_address, ip_network
 from typing import NamedTuple, cast
 
 from proxy.model.addresses import Network, unpack_address
-from proxy.model.endpoints import Endpoint
+from proxy.model.endpoints import Endpoint, target_text
 from proxy.model.services import ServicePort, ServicePortName
 from proxy.plan.topology import Choice, Location, choose_endpoints
 
@@ -74,8 +74,13 @@ class ServicePortPlan:
         frontends: each address and port once.
         cluster, local: targets of the two pools, in the order of the endpoints' text.
         hairpins: packed addresses of endpoints on this node that may call themselves.
+        on_node: targets of all endpoints on this node, ready or not.
         affinity_timeout_s: 0 without session affinity.
-        source_ranges: who may call the restricted frontends, collapsed; empty allows all.
+        source_ranges: who may call the restricted frontends, as the Service lists them; empty
+            allows all.
+        own_sources: packed load balancer addresses that may call themselves, because the node is
+            within a source range and calls such an address from that address.
+        health_check_node_port: the port the node answers load balancers' health checks on, or 0.
         missing_local: frontends that drop because the policy is Local: "internal", "external".
     """
 
@@ -85,11 +90,27 @@ class ServicePortPlan:
     cluster: tuple[Target, ...]
     local: tuple[Target, ...]
     hairpins: tuple[bytes, ...]
+    on_node: tuple[Target, ...]
     affinity_timeout_s: int
     source_ranges: tuple[Network, ...]
+    own_sources: tuple[bytes, ...]
+    health_check_node_port: int
     missing_local: tuple[str, ...]
     topology: str
     created: str
+
+    @property
+    def allowed_sources(self) -> tuple[Network, ...]:
+        """Every network that may call the restricted frontends, each address in one only."""
+        own = (ip_network(unpack_address(address)) for address in self.own_sources)
+        return cast(tuple[Network, ...], tuple(collapse_addresses([*self.source_ranges, *own])))
+
+    @property
+    def reachable(self) -> tuple[Target, ...]:
+        """Targets of both pools, each once, in the order of the endpoints' text."""
+        if not self.local or self.local == self.cluster:
+            return self.cluster or self.local
+        return tuple(sorted({*self.cluster, *self.local}, key=target_text))
 
 
 def plan_service_port(
@@ -128,8 +149,11 @@ def plan_service_port(
         cluster=tuple(e.target for e in choice.cluster),
         local=tuple(e.target for e in choice.local),
         hairpins=tuple(sorted({e.address for e in choice.reachable if e.is_local})),
+        on_node=tuple(e.target for e in endpoints if e.is_local),
         affinity_timeout_s=traits.affinity_timeout_s,
-        source_ranges=_allowed_sources(port, node_address),
+        source_ranges=traits.source_ranges,
+        own_sources=_own_sources(port, node_address),
+        health_check_node_port=traits.health_check_node_port,
         missing_local=_missing_local(port, choice),
         topology=choice.topology,
         created=traits.created,
@@ -173,14 +197,9 @@ def _missing_local(port: ServicePort, choice: Choice) -> tuple[str, ...]:
     return tuple(missing)
 
 
-def _allowed_sources(port: ServicePort, node_address: bytes | None) -> tuple[Network, ...]:
-    ranges = list(port.traits.source_ranges)
-    if not ranges:
+def _own_sources(port: ServicePort, node_address: bytes | None) -> tuple[bytes, ...]:
+    if node_address is None:
         return ()
-    if node_address is not None:
-        own = ip_address(node_address)
-        if any(own in network for network in ranges):
-            # The node calls a load balancer's address from that address itself.
-            vips = port.traits.load_balancer_vips
-            ranges += [ip_network(unpack_address(vip)) for vip in vips]
-    return cast(tuple[Network, ...], tuple(collapse_addresses(ranges)))
+    own = ip_address(node_address)
+    within = any(own in network for network in port.traits.source_ranges)
+    return port.traits.load_balancer_vips if within else ()

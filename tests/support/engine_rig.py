@@ -22,6 +22,7 @@ from proxy.config.types import ProxyConfig
 from proxy.conntrack.stale import CleanupRequest
 from proxy.engine import loop, publisher, start_gate
 from proxy.engine.loop import Engine, Kernel
+from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.model.addresses import IPFamily, pack_address
@@ -265,7 +266,10 @@ class Rig:
             self.config,
             NODE,
             self.store,
-            Kernel(self.ports, lambda family: self.addresses[family]),
+            Kernel(
+                NftablesPlane(self.ports, monotonic=self.time.monotonic),
+                lambda family: self.addresses[family],
+            ),
             Publisher(outlets),
             wait_for_node=wait_for_node,
             on_started=self._note_start,

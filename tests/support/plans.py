@@ -6,8 +6,8 @@ import random
 from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
-from proxy.backends.nftables.settings import Settings
 from proxy.backends.nftables.table import Batch, NftablesTable
+from proxy.backends.settings import Settings
 from proxy.model.addresses import IPFamily, Network
 from proxy.model.endpoints import Endpoint
 from proxy.model.services import ServicePort, ServicePortName, ServiceTraits

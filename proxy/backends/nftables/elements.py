@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from proxy.backends.nftables import layout
 from proxy.backends.nftables.service_chains import entry_chains, entry_of, learn_chain, pool_map
-from proxy.backends.nftables.settings import Settings
+from proxy.backends.settings import Settings
 from proxy.netfilter.objects import Chain
 from proxy.netfilter.statements import DROP, Verdict, goto
 from proxy.plan.service_plan import (
@@ -96,7 +96,7 @@ def _add_frontend(
         elements[name, key] = _REFUSALS[frontend.refusal]
     if frontend.restricted:
         elements[layout.FIREWALL_IPS, key] = _TO_SOURCES
-        for network in placed.plan.source_ranges:
+        for network in placed.plan.allowed_sources:
             first = key + network.network_address.packed
             elements[layout.ALLOWED_SOURCES, first] = key + network.broadcast_address.packed
     if frontend.route is Route.NOWHERE:

@@ -13,7 +13,7 @@ either program can take over the table from the other. The packet's way:
 
 from __future__ import annotations
 
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.fields import (
     CT_ORIGINAL_DPORT,

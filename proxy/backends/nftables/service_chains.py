@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from proxy.backends.nftables import layout
-from proxy.backends.nftables.settings import Settings
+from proxy.backends.settings import Settings
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.fields import (
     CT_ORIGINAL_DPORT,

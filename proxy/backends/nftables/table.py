@@ -23,7 +23,7 @@ from proxy.backends.nftables.elements import (
     shared_elements,
 )
 from proxy.backends.nftables.requests import Change, Request
-from proxy.backends.nftables.settings import Settings
+from proxy.backends.settings import Settings
 from proxy.model.services import ServicePortName
 from proxy.netfilter.objects import Chain
 from proxy.plan.service_plan import ServicePortPlan

@@ -13,8 +13,8 @@ import pytest
 from kpctl.lab.netns import Namespace
 from proxy.backends.nftables import layout, requests
 from proxy.backends.nftables.requests import Change
-from proxy.backends.nftables.settings import Settings
 from proxy.backends.nftables.table import NftablesTable
+from proxy.backends.settings import Settings
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.nftables import NetlinkNft, TransactionRejected
 from proxy.model.addresses import IPFamily

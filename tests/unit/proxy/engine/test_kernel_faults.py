@@ -350,11 +350,12 @@ def test_the_restate_deletes_shared_chains_that_nobody_uses(rig) -> None:
 
 def test_node_addresses_that_cannot_be_read_do_not_end_the_proxy(rig, monkeypatch) -> None:
     from proxy.engine.loop import AddressesChanged, Kernel
+    from proxy.engine.nftables.plane import NftablesPlane
 
     def interrupted(_family: object) -> frozenset[bytes]:
         raise NetlinkError(errno.EINTR)
 
-    monkeypatch.setattr(rig.engine, "_kernel", Kernel(rig.ports, interrupted))
+    monkeypatch.setattr(rig.engine, "_kernel", Kernel(NftablesPlane(rig.ports), interrupted))
     rig.turn(AddressesChanged())
     rig.turn(endpoint_slice("svc-0", ["10.200.0.1"]))
     assert rig.endpoints_of("10.96.0.1") == {"10.200.0.1"}

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.config.defaults import default_config
 from proxy.engine.loop import Engine, Kernel
+from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.kernel.dry_run import AcceptingNft
 from proxy.kernel.netlink import NetlinkError
@@ -67,7 +68,7 @@ def run_once(port) -> list[IPFamily]:
         default_config(),
         "node-1",
         ClusterStore(families, "node-1"),
-        Kernel(dict.fromkeys(families, port), lambda _: frozenset(), explain),
+        Kernel(NftablesPlane(dict.fromkeys(families, port), explain), lambda _: frozenset()),
         Publisher(outlets),
         wait_for_node=False,
         on_started=lambda: engine.stop(),

@@ -164,7 +164,8 @@ def test_external_traffic_is_masqueraded_unless_its_policy_is_local() -> None:
 def test_source_ranges_restrict_load_balancer_addresses_only() -> None:
     found = plan(REMOTE, **EVERYWHERE, loadBalancerSourceRanges=["10.0.0.0/9", "10.128.0.0/9"])
     assert [f.kind for f in found.frontends if f.restricted] == [FrontendKind.LOAD_BALANCER]
-    assert list(map(str, found.source_ranges)) == ["10.0.0.0/8"]
+    assert list(map(str, found.source_ranges)) == ["10.0.0.0/9", "10.128.0.0/9"]
+    assert list(map(str, found.allowed_sources)) == ["10.0.0.0/8"]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +180,8 @@ def test_a_node_within_the_ranges_may_call_the_address_from_itself(
     node: str | None, ranges: list[str]
 ) -> None:
     found = plan(REMOTE, node=node, **EVERYWHERE, loadBalancerSourceRanges=["10.0.0.0/8"])
-    assert list(map(str, found.source_ranges)) == ranges
+    assert list(map(str, found.allowed_sources)) == ranges
+    assert list(map(str, found.source_ranges)) == ["10.0.0.0/8"]
 
 
 def test_without_ranges_everybody_may_call() -> None:

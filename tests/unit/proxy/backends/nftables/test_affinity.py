@@ -1,5 +1,5 @@
 from proxy.backends.nftables.affinity import stale_entries
-from proxy.backends.nftables.settings import Settings
+from proxy.backends.settings import Settings
 from proxy.model.addresses import IPFamily, pack_address
 from tests.support.nft_messages import elements_of
 from tests.support.plans import address, endpoint, filled, plan, service_port

@@ -11,7 +11,7 @@ from proxy.backends.nftables.elements import (
     port_elements,
     shared_elements,
 )
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.statements import DROP, goto
 from tests.support.plans import address, endpoint, network, plan, service_port, simple

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 
 from proxy.backends.nftables import layout
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily
 from tests.support.plans import network
 

@@ -1,7 +1,7 @@
 import pytest
 
 from proxy.backends.nftables.service_chains import Entry, entry_chains, entry_of, learn_chain
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily
 from proxy.plan.service_plan import Frontend, FrontendKind, Refusal, Route
 from tests.support.plans import network

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.backends.nftables import layout
-from proxy.backends.nftables.settings import LocalTraffic, Settings
 from proxy.backends.nftables.table import NftablesTable
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily, pack_address
 from proxy.netfilter.wire import Msg
 from tests.support.nft_messages import element_changes, elements_of, kinds, name_in

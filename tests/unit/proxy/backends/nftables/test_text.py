@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from proxy.backends.nftables import layout
-from proxy.backends.nftables.settings import LocalTraffic, Settings
 from proxy.backends.nftables.text import render_table
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.model.addresses import IPFamily, pack_address
 from tests.support.plans import (
     ServiceGenerator,

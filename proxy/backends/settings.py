@@ -1,4 +1,4 @@
-"""What the nftables data plane must know of the node and the configuration."""
+"""What the data planes must know of the node and the configuration."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Keeps the iptables rules equal to the plans."""

@@ -1,0 +1,1 @@
+"""Keeps the nftables tables equal to the plans."""
