@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from kpctl.cluster_source import make_source
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
+from kpctl.planes import Monitor, build_plane
 from kpctl.version import kpctl_version, kubernetes_version
 from proxy.backends.nftables.layout import TABLE
 from proxy.backends.nftables.requests import delete_table
@@ -26,16 +27,15 @@ from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
 from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
-from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.node_settings import NodeView, node_port_restriction
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.engine.start_gate import FatalError
 from proxy.kernel.addresses import AddressMonitor, local_addresses
 from proxy.kernel.capabilities import why_refused
+from proxy.kernel.command import CommandError
 from proxy.kernel.conntrack import load_conntrack
 from proxy.kernel.conntrack_worker import ConntrackWorker
 from proxy.kernel.netlink import NetlinkError
-from proxy.kernel.nft_monitor import NftMonitor, unseen_edit
 from proxy.kernel.nftables import NetlinkNft
 from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
 from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
@@ -106,6 +106,9 @@ def run(config: ProxyConfig, options: Options) -> int:
     except (ConfigurationError, FatalError) as error:
         log.error("command failed", err=error)
         return FINDINGS
+    except CommandError as error:
+        log.error("command failed", err=error)
+        return ENVIRONMENT
     except NetlinkError as error:
         lacking = why_refused(IPFamily.IPV4)
         log.error("command failed", err=f"netlink: {error}" + (f"; {lacking}" if lacking else ""))
@@ -151,7 +154,7 @@ class _NodeProxy:
         self._probes = HttpLoop("healthz")
         self._pages = HttpLoop("metrics")
         self._families = supported_families()
-        self._nft = {family: NetlinkNft(family) for family in self._families}
+        self._built = build_plane(config, self._families)
         self._conntrack = ConntrackWorker(conntrack_reporter(self._metrics))
         self._source, self._events = make_source(
             config, options.master, options.manifests, self._name, self._metrics
@@ -162,12 +165,12 @@ class _NodeProxy:
             allow_external_ips=gate_enabled(config, "AllowServiceExternalIPs"),
         )
         self._exit_code = OK
-        self._monitors: list[NftMonitor | AddressMonitor] = []
+        self._monitors: list[Monitor | AddressMonitor] = []
         self.engine = Engine(
             config,
             self._name,
             self._store,
-            Kernel(NftablesPlane(self._nft, why_refused), local_addresses),
+            Kernel(self._built.plane, local_addresses),
             Publisher(self._outlets()),
             wait_for_node=options.manifests is None,
             on_starting=self._on_starting,
@@ -204,7 +207,8 @@ class _NodeProxy:
     def run(self) -> int:
         """Start everything, work until told to stop, end everything; rules stay."""
         gc.disable()  # nothing is garbage while everything is read for the first time
-        log.info("Version info", version=kubernetes_version(), kpctl=kpctl_version(), mode=NFTABLES)
+        mode = self._config.mode
+        log.info("Version info", version=kubernetes_version(), kpctl=kpctl_version(), mode=mode)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._conntrack.start()
@@ -247,7 +251,7 @@ class _NodeProxy:
                 raise FatalError(f"kube-proxy configuration is incorrect: {mismatch.message}")
             warnings.append(mismatch.message)
         ports = node_port_restriction(self._config, view, IPFamily.IPV4)
-        if ports.covers_ipv4_loopback and not ports.match_all:
+        if self._config.mode == NFTABLES and ports.covers_ipv4_loopback and not ports.match_all:
             warnings.append(
                 "nodePortAddresses includes loopback addresses, but NodePorts on localhost are "
                 "not supported in nftables mode"
@@ -307,7 +311,7 @@ class _NodeProxy:
         return MetricsPages(
             metrics=self._metrics,
             process=process,
-            mode=NFTABLES,
+            mode=self._config.mode,
             configz=lambda: to_v1alpha1(self._config),
             desired=debug.desired,
             last_sync=debug.last_sync,
@@ -318,18 +322,15 @@ class _NodeProxy:
     # -- watchers ----------------------------------------------------------------------------
 
     def _watch_kernel(self) -> None:
-        port = next(iter(self._nft.values()))
-        generation = port.generation()
-        monitor = NftMonitor(TABLE, frozenset(port.portid for port in self._nft.values()))
+        watch = self._built.watch()
         addresses = AddressMonitor()
-        self._monitors += [monitor, addresses]
-        self._relay("nft-monitor", monitor.edits(), lambda edit: edit)
+        self._monitors += [watch.monitor, addresses]
+        self._relay("kernel-monitor", watch.monitor.edits(), lambda edit: edit)
         self._relay("address-monitor", addresses.changes(), lambda _: AddressesChanged())
         # What happened between the first look and the first notification.
         self.engine.submit(AddressesChanged())
-        if port.generation() != generation:
-            for family in self._families:
-                self.engine.submit(unseen_edit(family))
+        for edit in watch.missed:
+            self.engine.submit(edit)
 
     def _relay(self, name: str, news: Iterator[T], item: Callable[[T], Item]) -> None:
         def relay() -> None:

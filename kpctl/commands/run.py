@@ -13,7 +13,7 @@ from proxy.config.file import write_file
 from proxy.config.flags import ParsedFlags, parse_flags
 from proxy.config.problems import ConfigurationError, FlagError, Problem
 from proxy.config.resolve import Resolution, resolve
-from proxy.config.types import NFTABLES, ProxyConfig
+from proxy.config.types import ProxyConfig
 from proxy.config.watch import FileWatch
 from proxy.runtime.logs import LogSettings, get_logger, setup_logging
 
@@ -76,12 +76,6 @@ def _act(flags: ParsedFlags, resolution: Resolution, watch: FileWatch | None) ->
     if flags.is_set("cleanup"):
         return node_proxy.clean_up()
     manifests = Path(flags.text("manifests")) if flags.text("manifests") else None
-    if config.mode != NFTABLES:
-        log.warning(
-            "This mode's data plane is not part of this version; Services are served by nftables",
-            mode=config.mode,
-            hint="set mode: nftables to make this explicit",
-        )
     if flags.is_set("dry-run"):
         from kpctl.dry_run import dry_run
 

@@ -52,8 +52,10 @@ class NodeView:
         return pack_address(ips.by_family[family]) if ips.is_known(family) else None
 
 
-def base_settings(config: ProxyConfig, view: NodeView, family: IPFamily) -> Settings:
-    """Return the settings that every data plane has."""
+def base_settings(
+    config: ProxyConfig, view: NodeView, family: IPFamily, *, loopback: bool = False
+) -> Settings:
+    """Return the settings that every data plane has; NodePorts on IPv4 loopback if *loopback*."""
     pod_cidrs = view.info.pod_cidrs if view.info else ()
     detector = node_config.local_detectors(config.detect_local, pod_cidrs)[family]
     networks = [network for cidr in view.service_cidrs if (network := parse_network(cidr))]
@@ -62,7 +64,7 @@ def base_settings(config: ProxyConfig, view: NodeView, family: IPFamily) -> Sett
         masquerade_bit=config.masquerade_bit,
         masquerade_all=config.masquerade_all,
         local_traffic=_local_traffic(detector),
-        node_port_addresses=_node_port_addresses(config, view, family),
+        node_port_addresses=_node_port_addresses(config, view, family, loopback),
         service_cidrs=tuple(n for n in networks if network_family(n) is family),
     )
 
@@ -78,7 +80,7 @@ def _local_traffic(detector: LocalDetector) -> LocalTraffic:
 
 
 def _node_port_addresses(
-    config: ProxyConfig, view: NodeView, family: IPFamily
+    config: ProxyConfig, view: NodeView, family: IPFamily, loopback: bool
 ) -> frozenset[bytes] | None:
     """Return the packed node addresses that accept NodePorts; None for all of them."""
     wanted = node_port_restriction(config, view, family)
@@ -87,7 +89,8 @@ def _node_port_addresses(
     return frozenset(
         address
         for address in view.addresses.get(family, frozenset())
-        if not is_loopback(address) and wanted.matches(unpack_address(address))
+        if wanted.matches(unpack_address(address))
+        and (not is_loopback(address) or (loopback and family is IPFamily.IPV4))
     )
 
 

@@ -149,7 +149,7 @@ class Reconciler(ABC):
         """Whether a failed restatement should be tried again now."""
         return not self.in_sync and self._monotonic() >= self._restate_due
 
-    def restate_failed(self, error: OSError, result: SyncResult) -> SyncResult:
+    def restate_failed(self, error: Exception, result: SyncResult) -> SyncResult:
         """Note that everything could not be stated anew; it is tried again after a pause."""
         result.error = str(error)
         self.in_sync = False
@@ -187,7 +187,7 @@ class Reconciler(ABC):
             for name in names:
                 self.failures.pop(name, None)
 
-    def _lose(self, error: OSError, result: SyncResult) -> None:
+    def _lose(self, error: Exception, result: SyncResult) -> None:
         """Note that the kernel may hold something else than remembered: restate, but paced."""
         result.error = str(error)
         self.in_sync = False

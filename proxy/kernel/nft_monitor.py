@@ -1,9 +1,8 @@
 """
 Who else changes our tables: nf_tables notifications, summed up per transaction.
 
-The kernel tells each change to whoever listens, our own changes included; a socket filter drops
-those by their sender before they wake anybody. At the end of a transaction the kernel names the
-process that made it.
+The kernel tells each change to whoever listens, our own changes included; they are told apart by
+their sender. At the end of a transaction the kernel names the process that made it.
 """
 
 from __future__ import annotations
@@ -14,10 +13,16 @@ import os
 import socket
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from proxy.kernel.netlink import NETLINK_NETFILTER, NetlinkError, NetlinkSocket, split_messages
+from proxy.kernel.netlink import (
+    NETLINK_NETFILTER,
+    Message,
+    NetlinkError,
+    NetlinkSocket,
+    split_messages,
+)
 from proxy.kernel.nftables import FAMILY_NUMBERS
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.wire import NFGENMSG, NFNL_SUBSYS_NFTABLES, Msg, attributes
@@ -26,6 +31,8 @@ _NFNLGRP_NFTABLES = 7
 _SO_ATTACH_FILTER = 26
 _RECEIVE_BUFFER_BYTES = 16 << 20
 _PROCESS_ID, _PROCESS_NAME = 2, 3
+_SENDER, _SENDER_OFFSET = struct.Struct("=I"), 12  # nlmsg_pid of a datagram's first message
+_PLACES_NAMED = 5
 
 _WHAT = {
     Msg.NEWTABLE: "table added",
@@ -53,6 +60,7 @@ class ForeignEdit:
         places: names of the chains and sets concerned, at most a few.
         reason: one word for a metric label: table, chain, rule, set, element or unknown.
         process: name and pid of the program that did it, or "" when the kernel did not say.
+        sender: netlink port id of the socket it was sent by, mostly the sender's pid; 0: not said.
     """
 
     family: IPFamily
@@ -60,6 +68,7 @@ class ForeignEdit:
     places: tuple[str, ...]
     reason: str
     process: str
+    sender: int = 0
 
 
 def unseen_edit(family: IPFamily) -> ForeignEdit:
@@ -67,21 +76,31 @@ def unseen_edit(family: IPFamily) -> ForeignEdit:
     return ForeignEdit(family, ("notifications were lost",), (), "unknown", "")
 
 
-class NftMonitor:
-    """Notifications about one table, in both families; blocking, for a thread of its own."""
+class TransactionMonitor:
+    """
+    Notifications of nf_tables in both families; blocking, for a thread of its own.
 
-    def __init__(self, table: str, own_port_ids: frozenset[int]) -> None:
-        self._table = table.encode() + b"\0"
+    Subclasses say which messages concern them.
+    """
+
+    def __init__(self) -> None:
         self._socket = NetlinkSocket(
             NETLINK_NETFILTER, groups=(_NFNLGRP_NFTABLES,), buffer_bytes=_RECEIVE_BUFFER_BYTES
         )
-        _drop_messages_from(self._socket.fileno(), own_port_ids)
         self._seen: dict[IPFamily, Counter[Msg]] = {}
         self._places: dict[IPFamily, dict[str, None]] = {}
 
+    def _is_own(self, sender: int) -> bool:
+        """Whether all that *sender* does is ours."""
+        raise NotImplementedError
+
+    def _place(self, kind: Msg, found: Mapping[int, memoryview]) -> str | None:
+        """Return where a message edits what is ours, "" for nowhere in particular; None: not."""
+        raise NotImplementedError
+
     def edits(self) -> Iterator[ForeignEdit]:
         """
-        Yield each foreign transaction on our table, for ever; ends when the socket is closed.
+        Yield each foreign transaction that concerns us, for ever; ends when the socket is closed.
 
         When the kernel had to drop notifications, an edit with reason ``unknown`` is yielded for
         each family, because anything may have happened.
@@ -94,48 +113,77 @@ class NftMonitor:
                     return
                 yield from self._unknown()
                 continue
+            # A datagram holds messages of one transaction only, so of one sender.
+            if self._is_own(_SENDER.unpack_from(data, _SENDER_OFFSET)[0]):
+                continue
             for message in split_messages(data):
-                yield from self._take(message.type, message.payload)
+                yield from self._take(message)
 
     def close(self) -> None:
         """Stop listening; ``edits`` ends."""
         self._socket.shutdown()
 
-    def _take(self, message_type: int, payload: memoryview) -> Iterator[ForeignEdit]:
-        if message_type >> 8 != NFNL_SUBSYS_NFTABLES:
+    def _take(self, message: Message) -> Iterator[ForeignEdit]:
+        if message.type >> 8 != NFNL_SUBSYS_NFTABLES:
             return
-        kind = message_type & 0xFF
-        if kind == Msg.NEWGEN:
-            yield from self._end_of_transaction(payload)
+        number = message.type & 0xFF
+        if number == Msg.NEWGEN:
+            yield from self._end_of_transaction(message)
             return
-        family = _FAMILIES.get(payload[0])
-        if family is None or kind not in _WHAT:
+        family = _FAMILIES.get(message.payload[0])
+        if family is None or number not in _WHAT:
             return
-        found = attributes(payload[NFGENMSG.size :])
-        if bytes(found.get(1, b"")) != self._table:
+        kind = Msg(number)
+        place = self._place(kind, attributes(message.payload[NFGENMSG.size :]))
+        if place is None:
             return
-        message = Msg(kind)
-        self._seen.setdefault(family, Counter())[message] += 1
-        name = found.get(_NAME_ATTRIBUTE.get(message, 2))
-        if name is not None and message not in (Msg.NEWTABLE, Msg.DELTABLE):
-            text = bytes(name).rstrip(b"\0").decode(errors="replace")
-            self._places.setdefault(family, {})[text] = None
+        self._seen.setdefault(family, Counter())[kind] += 1
+        places = self._places.setdefault(family, {})
+        if place and len(places) < _PLACES_NAMED:
+            places[place] = None
 
-    def _end_of_transaction(self, payload: memoryview) -> Iterator[ForeignEdit]:
+    def _end_of_transaction(self, message: Message) -> Iterator[ForeignEdit]:
         if not self._seen:
             return
-        process = _process(payload)
+        process = _process(message.payload)
         for family, counts in self._seen.items():
             changes = tuple(f"{_WHAT[kind]}: {count}" for kind, count in counts.most_common())
+            places = tuple(self._places.get(family, ()))
             reason = _reason(counts)
-            places = tuple(self._places.get(family, ()))[:5]
-            yield ForeignEdit(family, changes, places, reason, process)
+            yield ForeignEdit(family, changes, places, reason, process, message.portid)
         self._seen, self._places = {}, {}
 
     def _unknown(self) -> Iterator[ForeignEdit]:
         self._seen, self._places = {}, {}
         for family in IPFamily:
             yield unseen_edit(family)
+
+
+class NftMonitor(TransactionMonitor):
+    """Notifications about one table, in both families."""
+
+    def __init__(self, table: str, own_port_ids: frozenset[int]) -> None:
+        super().__init__()
+        self._table = table
+        _drop_messages_from(self._socket.fileno(), own_port_ids)
+
+    def _is_own(self, sender: int) -> bool:
+        return False  # what is ours was dropped by the socket's filter
+
+    def _place(self, kind: Msg, found: Mapping[int, memoryview]) -> str | None:
+        if name_in(found, 1) != self._table:
+            return None
+        return "" if kind in (Msg.NEWTABLE, Msg.DELTABLE) else object_name(kind, found)
+
+
+def name_in(found: Mapping[int, memoryview], attribute: int) -> str:
+    """Return a name among a message's attributes; "" when it is absent."""
+    return bytes(found.get(attribute, b"")).rstrip(b"\0").decode(errors="replace")
+
+
+def object_name(kind: Msg, found: Mapping[int, memoryview]) -> str:
+    """Return the name of the chain, of a rule's chain, or of the set that a message is about."""
+    return name_in(found, _NAME_ATTRIBUTE.get(kind, 2))
 
 
 def _reason(counts: Counter[Msg]) -> str:
@@ -147,7 +195,7 @@ def _reason(counts: Counter[Msg]) -> str:
 
 def _process(payload: memoryview) -> str:
     found = attributes(payload[NFGENMSG.size :])
-    name = bytes(found.get(_PROCESS_NAME, b"")).rstrip(b"\0").decode(errors="replace")
+    name = name_in(found, _PROCESS_NAME)
     number = found.get(_PROCESS_ID)
     if not name or number is None:
         return ""

@@ -53,6 +53,8 @@ class Planner:
         self.node_address = node_address
         self._plans: dict[ServicePortName, ServicePortPlan] = {}
         self._ports_of: dict[ServiceName, tuple[ServicePortName, ...]] = {}
+        self._endpoint_counts: dict[ServicePortName, int] = {}
+        self.endpoint_total = 0  # of all service ports, ready or not
         self._owners: dict[ClaimKey, ServicePortName] = {}
         self._contenders: dict[ClaimKey, set[ServicePortName]] = {}
 
@@ -102,6 +104,7 @@ class Planner:
         before: Changes = {name: self._in_force(name) for name in (*old_names, *new)}
         for name in old_names:
             if name not in new:
+                self._count_endpoints(name, 0)
                 self._release(self._plans.pop(name), before)
         for name, plan in new.items():
             previous = self._plans.get(name)
@@ -122,7 +125,13 @@ class Planner:
         self, port: ServicePort, endpoints: Mapping[PortKey, tuple[Endpoint, ...]]
     ) -> ServicePortPlan:
         mine = endpoints.get((port.name.port, port.name.protocol), ())
+        self._count_endpoints(port.name, len(mine))
         return plan_service_port(port, mine, self.location, self.node_address)
+
+    def _count_endpoints(self, name: ServicePortName, count: int) -> None:
+        self.endpoint_total += count - self._endpoint_counts.pop(name, 0)
+        if count:
+            self._endpoint_counts[name] = count
 
     def _reclaim(
         self,

@@ -11,7 +11,7 @@ from tests.packets.flows.play import play, report
 from tests.packets.flows.scenario import DATA, Scenario, load, names
 from tests.packets.flows.site import site_for
 
-MODES = ("nftables",)
+MODES = ("nftables", "iptables")
 OWN_DATA = DATA.parent / "harness"
 _CASES = [pytest.param(name, mode, id=f"{name}-{mode}") for mode in MODES for name in names(mode)]
 _SCTP_SYSCTL = Path("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_established")

@@ -1,0 +1,262 @@
+"""
+One family's iptables rules, kept equal to the plans.
+
+A change is one run of iptables-restore that names only the chains it touches. Everything is stated
+bottom-up: fixed chains, the chains of service ports, and last the shared chains that lead to them,
+each of these in one transaction, so that each service port changes over at one instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from proxy.backends.iptables import names
+from proxy.backends.iptables.restore import Line, Section, place_of, render
+from proxy.backends.iptables.rules import SharedRule
+from proxy.backends.iptables.ruleset import Chunk, IptablesRules, Placed, RuleChange, removals
+from proxy.backends.iptables.settings import IptablesSettings
+from proxy.backends.settings import Settings
+from proxy.backends.xtables import FILTER, MANGLE, NAT
+from proxy.engine.iptables.jumps import RuleReader, missing_jumps
+from proxy.engine.reconciler import Reconciler, SyncResult
+from proxy.engine.start_order import first_batches
+from proxy.kernel.command import CommandError
+from proxy.kernel.iptables import RestoreRejected
+from proxy.model.services import ServicePortName
+from proxy.plan.service_plan import ServicePortPlan
+
+# What an iptables port raises: refusals, unreadable tables; missing, failing or hanging programs.
+TROUBLE = (OSError, CommandError)
+LARGE_CLUSTER_ENDPOINTS = 1000
+_MOST_REFUSALS = 64
+
+
+class RulesPort(RuleReader, Protocol):
+    """An iptables port as the reconciler needs it."""
+
+    def restore(self, text: str, /) -> float:
+        """Run ``iptables-restore --noflush``; return seconds. Raises RestoreRejected."""
+
+    def chains(self, table: str, /) -> frozenset[str]:
+        """Return the names of a table's chains."""
+
+
+class IptablesReconciler(Reconciler):
+    """
+    Applies plans to the tables of one family.
+
+    *chains_at_once* limits one transaction; *endpoint_total* counts all endpoints of the family.
+    """
+
+    def __init__(
+        self,
+        rules: IptablesRules,
+        port: RulesPort,
+        *,
+        chains_at_once: int,
+        endpoint_total: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        super().__init__(monotonic)
+        self._chains_at_once = chains_at_once
+        self.rules = rules
+        self._port = port
+        self._endpoint_total = endpoint_total
+
+    @property
+    def settings(self) -> IptablesSettings:
+        """The settings in force."""
+        return self.rules.settings
+
+    @settings.setter
+    def settings(self, settings: IptablesSettings) -> None:
+        self.rules.settings = settings
+
+    def plan_of(self, name: ServicePortName) -> ServicePortPlan | None:
+        """Return the plan the rules stand for."""
+        return self.rules.plan_of(name)
+
+    def held(self) -> Sequence[ServicePortName]:
+        """Return the service ports that have rules."""
+        return self.rules.held()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether kube-proxy would leave out the comments of endpoints' rules."""
+        return self._endpoint_total() > LARGE_CLUSTER_ENDPOINTS
+
+    # -- changes -----------------------------------------------------------------------------
+
+    def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
+        """Write changed service ports; needs to be in sync."""
+        result, left = SyncResult(), dict(changes)
+        for _ in range(_MOST_REFUSALS):
+            change = self.rules.change(left, endpoint_comments=not self.is_large)
+            try:
+                self._restore(change.sections, result)
+            except RestoreRejected as rejected:
+                culprit = self._culprit(change, rejected, result)
+                if culprit is None:
+                    self._lose(rejected, result)
+                    return result
+                self._put_aside({culprit: left.pop(culprit)}, rejected.message, result)
+            except TROUBLE as error:
+                self._lose(error, result)
+                return result
+            else:
+                self.rules.commit(change.placed)
+                self._forget_failures(left)
+                return result
+        self._lose(OSError("too many service ports are refused"), result)
+        return result
+
+    def _culprit(
+        self, change: RuleChange, rejected: RestoreRejected, result: SyncResult
+    ) -> ServicePortName | None:
+        """Return whose line was refused, everything else being as before; None if it is not."""
+        place = place_of(change.sections, rejected.line) if rejected.line else None
+        if rejected.transient or place is None or place.line.text.startswith(("-D", "-X")):
+            return None  # our memory of the rules is wrong, or nobody in particular is to blame
+        undone = [_undo(section) for section in change.sections[: place.section]]
+        try:
+            self._restore(undone, result)
+        except TROUBLE:
+            return None
+        return place.line.origin
+
+    # -- everything --------------------------------------------------------------------------
+
+    def restate(self, plans: Sequence[ServicePortPlan]) -> SyncResult:
+        """State everything anew; what is there serves on until it is replaced."""
+        result = SyncResult(full=True)
+        self._begin_restatement()
+        refused: dict[ServicePortName, str] = {}
+        try:
+            existing = {table: self._port.chains(table) for table in (MANGLE, NAT, FILTER)}
+            fresh = names.SERVICES not in existing[NAT]
+            self.found_something = not fresh
+            self._restore(self.rules.skeleton(existing), result)
+            first, rest = first_batches(plans) if fresh else ([], iter([plans]))
+            placed = self._state(first, refused, result) if first else {}
+            self._restore(missing_jumps(self._port, _JUMPS), result)
+            ordered = [*first, *(plan for batch in rest for plan in batch)]
+            placed = self._state(ordered, refused, result)
+        except TROUBLE as error:
+            return self.restate_failed(error, result)
+        self.rules.replace(placed)
+        self._end_restatement(refused)
+        wanted = {plan.name: plan for plan in plans}
+        for name, why in refused.items():
+            self._put_aside({name: wanted[name]}, why, result)
+        return result
+
+    def prune(self) -> str:
+        """Delete chains of service ports that are not ours; return "" or why that was refused."""
+        try:
+            stale = self.rules.stale_chains({NAT: self._port.chains(NAT)})
+            for section in removals(stale, self._chains_at_once):
+                self._port.restore(render([section]))
+        except TROUBLE as error:
+            return str(error)
+        return ""
+
+    def can_resettle(self, settings: Settings) -> bool:
+        """Return whether only the addresses that accept NodePorts differ, or ServiceCIDRs."""
+        return settings == replace(
+            self.settings,
+            node_port_addresses=settings.node_port_addresses,
+            service_cidrs=settings.service_cidrs,
+        )
+
+    def resettle(self, settings: IptablesSettings) -> SyncResult:
+        """Write other addresses that accept NodePorts."""
+        result = SyncResult()
+        sections = self.rules.resettle(settings)
+        self.rules.settings = settings
+        try:
+            self._restore(sections, result)
+        except TROUBLE as error:
+            self._lose(error, result)
+        return result
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _state(
+        self,
+        plans: Iterable[ServicePortPlan],
+        refused: dict[ServicePortName, str],
+        result: SyncResult,
+    ) -> dict[ServicePortName, Placed]:
+        """Write service ports' own chains and then the shared ones; return what the rules hold."""
+        placed: dict[ServicePortName, Placed] = {}
+        shared: dict[ServicePortName, tuple[SharedRule, ...]] = {}
+        wanted = (plan for plan in plans if plan.name not in refused)
+        size = self._chains_at_once
+        for chunk in self.rules.chunks(wanted, endpoint_comments=not self.is_large, size=size):
+            self._write_chunk(chunk, refused, result)
+            placed |= chunk.placed
+            shared |= chunk.shared
+        for name in refused:
+            self._keep(name, placed, shared)
+        for attempt in range(_MOST_REFUSALS):
+            sections = self.rules.dispatch(shared)
+            try:
+                self._restore(sections, result)
+                break
+            except RestoreRejected as rejected:
+                culprit = _origin(sections, rejected)
+                if culprit is None or attempt == _MOST_REFUSALS - 1:
+                    raise
+                refused[culprit] = rejected.message
+                del placed[culprit], shared[culprit]
+        return placed
+
+    def _write_chunk(
+        self, chunk: Chunk, refused: dict[ServicePortName, str], result: SyncResult
+    ) -> None:
+        for attempt in range(_MOST_REFUSALS):
+            try:
+                self._restore([chunk.section], result)
+                return
+            except RestoreRejected as rejected:
+                culprit = _origin([chunk.section], rejected)
+                if culprit is None or attempt == _MOST_REFUSALS - 1:
+                    raise
+                refused[culprit] = rejected.message
+                chunk.leave_out(culprit)
+
+    def _keep(
+        self,
+        name: ServicePortName,
+        placed: dict[ServicePortName, Placed],
+        shared: dict[ServicePortName, tuple[SharedRule, ...]],
+    ) -> None:
+        """Let a refused service port go on with the rules it had."""
+        before = self.rules.placed(name)
+        if before is not None:
+            placed[name] = before
+            shared[name] = self.rules.shared_rules(name)
+
+    def _restore(self, sections: Iterable[Section], result: SyncResult) -> None:
+        filled = [section for section in sections if section]
+        if filled:
+            result.kernel_s += self._port.restore(render(filled))
+            result.requests += sum(len(section.lines) for section in filled)
+
+
+_JUMPS = (*names.JUMPS, *names.KUBELET_JUMPS)
+
+
+def _origin(sections: Sequence[Section], rejected: RestoreRejected) -> ServicePortName | None:
+    place = place_of(sections, rejected.line) if rejected.line else None
+    return place.line.origin if place and not rejected.transient else None
+
+
+def _undo(section: Section) -> Section:
+    """Return the section that takes back rules which were appended."""
+    return Section(
+        section.table,
+        [Line(f"-D{line.text[2:]}", line.origin) for line in section.lines],
+    )
