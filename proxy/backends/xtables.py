@@ -34,7 +34,7 @@ class Jump(NamedTuple):
 
 def comment(text: str) -> str:
     """Return the match that carries *text*; quoted as iptables-save quotes it."""
-    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = "".join(f"\\{c}" if c in "\"'\\" else c for c in text)
     return f'-m comment --comment "{quoted}"'
 
 
