@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from kpctl import leftovers
 from kpctl.cluster_source import make_source
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
+from kpctl.leftovers import LeftoverRemoval
 from kpctl.planes import Monitor, build_plane
 from kpctl.version import kpctl_version, kubernetes_version
-from proxy.backends.nftables.layout import TABLE
-from proxy.backends.nftables.requests import delete_table
 from proxy.config.convert import to_v1alpha1
 from proxy.config.gates import KNOWN_GATES, gate_enabled
 from proxy.config.node import node_name
@@ -30,16 +30,17 @@ from proxy.engine.loop import AddressesChanged, Engine, Item, Kernel
 from proxy.engine.node_settings import NodeView, node_port_restriction
 from proxy.engine.publisher import Outlets, Publisher, conntrack_reporter
 from proxy.engine.start_gate import FatalError
-from proxy.kernel.addresses import AddressMonitor, local_addresses
+from proxy.kernel.addresses import AddressMonitor
 from proxy.kernel.capabilities import why_refused
 from proxy.kernel.command import CommandError
 from proxy.kernel.conntrack import load_conntrack
 from proxy.kernel.conntrack_worker import ConntrackWorker
+from proxy.kernel.ipset import IpsetMissing
+from proxy.kernel.ipvs import IpvsMissing
 from proxy.kernel.netlink import NetlinkError
-from proxy.kernel.nftables import NetlinkNft
 from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
 from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
-from proxy.model.addresses import IPFamily, unpack_address
+from proxy.model.addresses import IPFamily, Network, parse_network, unpack_address
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
 from proxy.runtime.events import Event, NodeEvents
@@ -70,25 +71,20 @@ class Options:
     manifests: Path | None = None
     init_only: bool = False
     watch: FileWatch | None = None
+    drain_limit_s: float = 3600.0
     flags: Mapping[str, str] = field(default_factory=dict)
 
 
-def clean_up() -> int:
-    """Delete everything the proxy, ours or kube-proxy in nftables mode, left in the kernel."""
+def clean_up(config: ProxyConfig) -> int:
+    """Delete everything that kpctl or kube-proxy left in the kernel, in any mode."""
     if not _has_rights():
         return ENVIRONMENT
-    code = OK
-    for family in IPFamily:
-        try:
-            port = NetlinkNft(family)
-            if port.table_comment(TABLE) is not None:
-                port.apply([delete_table()])
-                log.info("Deleted nftables table", table=TABLE, ipFamily=family.value)
-            port.close()
-        except OSError as error:
-            log.error("Error cleaning up nftables rules", err=error, ipFamily=family.value)
-            code = FINDINGS
-    return code
+    return leftovers.clean_up(_excluded(config))
+
+
+def _excluded(config: ProxyConfig) -> tuple[Network, ...]:
+    networks = map(parse_network, config.ipvs.exclude_cidrs)
+    return tuple(network for network in networks if network is not None)
 
 
 def run(config: ProxyConfig, options: Options) -> int:
@@ -106,7 +102,7 @@ def run(config: ProxyConfig, options: Options) -> int:
     except (ConfigurationError, FatalError) as error:
         log.error("command failed", err=error)
         return FINDINGS
-    except CommandError as error:
+    except (CommandError, IpvsMissing, IpsetMissing) as error:
         log.error("command failed", err=error)
         return ENVIRONMENT
     except NetlinkError as error:
@@ -154,7 +150,10 @@ class _NodeProxy:
         self._probes = HttpLoop("healthz")
         self._pages = HttpLoop("metrics")
         self._families = supported_families()
-        self._built = build_plane(config, self._families)
+        self._built = build_plane(config, self._families, drain_limit_s=options.drain_limit_s)
+        self._leftovers = LeftoverRemoval(
+            self._built.running, _excluded(config), options.drain_limit_s
+        )
         self._conntrack = ConntrackWorker(conntrack_reporter(self._metrics))
         self._source, self._events = make_source(
             config, options.master, options.manifests, self._name, self._metrics
@@ -170,7 +169,7 @@ class _NodeProxy:
             config,
             self._name,
             self._store,
-            Kernel(self._built.plane, local_addresses),
+            Kernel(self._built.plane, self._built.addresses),
             Publisher(self._outlets()),
             wait_for_node=options.manifests is None,
             on_starting=self._on_starting,
@@ -219,6 +218,7 @@ class _NodeProxy:
             self.engine.run()
         finally:
             # The process ends here, so a stream that is slow to close is not waited for.
+            self._leftovers.stop()
             for monitor in self._monitors:
                 monitor.close()
             self._probes.stop()
@@ -262,6 +262,7 @@ class _NodeProxy:
     def _on_started(self) -> None:
         # Not before: the kernel would prepare a notification for every element of the start.
         self._watch_kernel()
+        self._leftovers.start()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()

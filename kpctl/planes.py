@@ -9,13 +9,23 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.backends.iptables.settings import COUNTERS
+from proxy.backends.ipvs.names import DEVICE
 from proxy.backends.nftables.layout import TABLE
-from proxy.config.types import IPTABLES, ProxyConfig
+from proxy.config.types import IPTABLES, IPVS, NFTABLES, ProxyConfig
+from proxy.engine.cleanup.node import Running
 from proxy.engine.data_plane import DataPlane
 from proxy.engine.iptables.plane import IptablesPlane, KernelFacts
+from proxy.engine.ipvs.plane import DEFAULT_SCHEDULER, IpvsOptions, IpvsPlane
+from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.engine.nftables.plane import NftablesPlane
+from proxy.engine.start_gate import FatalError
+from proxy.kernel.addresses import local_addresses
 from proxy.kernel.capabilities import why_refused
+from proxy.kernel.ipset import NetlinkIpset
 from proxy.kernel.iptables import ProgramIptables, RecentPids
+from proxy.kernel.ipvs import NetlinkIpvs
+from proxy.kernel.ipvs_setup import write_sysctls
+from proxy.kernel.links import NetlinkLinks
 from proxy.kernel.nfacct import create_counters
 from proxy.kernel.nft_monitor import ForeignEdit, NftMonitor, unseen_edit
 from proxy.kernel.nftables import NetlinkNft
@@ -54,17 +64,29 @@ class BuiltPlane:
     A data plane together with what watches it.
 
     ``watch`` starts to watch; it is called after the first synchronisation, because the kernel
-    would otherwise prepare a notification for each of its parts.
+    would otherwise prepare a notification for each of its parts. ``running`` is what stays when
+    leftovers are removed; ``addresses`` returns the node's own packed addresses.
     """
 
     plane: DataPlane
     watch: Callable[[], Watch]
+    running: Running
+    addresses: Callable[[IPFamily], frozenset[bytes]] = local_addresses
 
 
-def build_plane(config: ProxyConfig, families: Sequence[IPFamily]) -> BuiltPlane:
-    """Return the data plane of the configured mode; raises OSError or CommandError."""
+def build_plane(
+    config: ProxyConfig, families: Sequence[IPFamily], *, drain_limit_s: float
+) -> BuiltPlane:
+    """
+    Return the data plane of the configured mode.
+
+    Raises OSError or CommandError for what this kernel or node lacks, FatalError for what the
+    configuration asks in vain.
+    """
     if config.mode == IPTABLES:
         return _iptables(families)
+    if config.mode == IPVS:
+        return _ipvs(config, families, drain_limit_s)
     return _nftables(families)
 
 
@@ -79,29 +101,94 @@ def _nftables(families: Sequence[IPFamily]) -> BuiltPlane:
             return Watch(monitor, tuple(map(unseen_edit, families)))
         return Watch(monitor)
 
-    return BuiltPlane(NftablesPlane(ports, why_refused), watch)
+    return BuiltPlane(NftablesPlane(ports, why_refused), watch, Running(NFTABLES))
 
 
 def _iptables(families: Sequence[IPFamily]) -> BuiltPlane:
-    backend = choose_backend()
-    log.info("Using iptables backend", backend=backend.kind, why=backend.why)
-    for sentence in double_rule_sets(backend.kind):
-        log.warning("There are two rule sets on this node", what=sentence)
-    pids = RecentPids()
-    legacy = LegacyXtablesMonitor() if backend.kind == "legacy" else None
-    ports = {
-        family: QuietIptables(family, backend, pids, legacy.own_change if legacy else _unwatched)
-        for family in families
-    }
-    facts = KernelFacts(create_counters(COUNTERS), _is_liberal())
+    tables = _Tables(families)
     plane = IptablesPlane(
-        ports,
-        backend,
-        facts,
-        explain=lambda family: ports[family].why_unusable(),
-        own_pids=pids,
+        tables.ports,
+        tables.backend,
+        KernelFacts(create_counters(COUNTERS), _is_liberal()),
+        explain=tables.explain,
+        own_pids=tables.pids,
     )
-    return BuiltPlane(plane, lambda: Watch(legacy or NftXtablesMonitor(pids)))
+    return BuiltPlane(plane, tables.watch, tables.running(IPTABLES))
+
+
+def _ipvs(config: ProxyConfig, families: Sequence[IPFamily], drain_limit_s: float) -> BuiltPlane:
+    servers, sets, links = NetlinkIpvs(), NetlinkIpset(), NetlinkLinks()
+    _prepare_ipvs(config, servers)
+    tables = _Tables(families)
+    ports = {family: IpvsPorts(servers, sets, links, port) for family, port in tables.ports.items()}
+    plane = IpvsPlane(
+        ports,
+        IpvsOptions(drain_limit_s, tables.backend.random_fully),
+        explain=tables.explain,
+        own_pids=tables.pids,
+    )
+    return BuiltPlane(
+        plane,
+        tables.watch,
+        tables.running(IPVS),
+        _addresses_elsewhere,
+    )
+
+
+def _addresses_elsewhere(family: IPFamily) -> frozenset[bytes]:
+    """Return the node's addresses without those that IPVS mode binds itself."""
+    with contextlib.closing(NetlinkLinks()) as links:
+        return links.addresses_elsewhere(DEVICE, family)
+
+
+def _prepare_ipvs(config: ProxyConfig, servers: NetlinkIpvs) -> None:
+    scheduler = config.ipvs.scheduler or DEFAULT_SCHEDULER
+    if not servers.has_scheduler(scheduler):
+        raise FatalError(
+            f"ipvs.scheduler: the kernel has no scheduler {scheduler!r}; load its module with "
+            f"'modprobe ip_vs_{scheduler}', or choose another one"
+        )
+    try:
+        for name, value in write_sysctls(SysctlTree(), strict_arp=config.ipvs.strict_arp):
+            log.info("Set sysctl", entry=name, value=value)
+    except SysctlError as error:
+        raise FatalError(f"{error}; IPVS mode does not work without it") from error
+    times = (
+        config.ipvs.tcp_timeout_s,
+        config.ipvs.tcp_fin_timeout_s,
+        config.ipvs.udp_timeout_s,
+    )
+    if any(times):
+        servers.set_timeouts(*map(int, times))
+
+
+class _Tables:
+    """The iptables of this node: programs, ports and the monitor that belongs to them."""
+
+    def __init__(self, families: Sequence[IPFamily]) -> None:
+        self.backend: Backend = choose_backend()
+        log.info("Using iptables backend", backend=self.backend.kind, why=self.backend.why)
+        for sentence in double_rule_sets(self.backend.kind):
+            log.warning("There are two rule sets on this node", what=sentence)
+        self.pids = RecentPids()
+        self._legacy = LegacyXtablesMonitor() if self.backend.kind == "legacy" else None
+        own_change = self._legacy.own_change if self._legacy else _unwatched
+        self.ports = {
+            family: QuietIptables(family, self.backend, self.pids, own_change)
+            for family in families
+        }
+
+    def explain(self, family: IPFamily) -> str:
+        """Return why a family's rules cannot be written, "" when they can."""
+        return self.ports[family].why_unusable()
+
+    def watch(self) -> Watch:
+        """Start to watch."""
+        return Watch(self._legacy or NftXtablesMonitor(self.pids))
+
+    def running(self, mode: str) -> Running:
+        """Return what stays when leftovers are removed."""
+        return Running(mode, self.backend.kind, self.pids)
 
 
 class QuietIptables(ProgramIptables):

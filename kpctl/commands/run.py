@@ -74,7 +74,7 @@ def _act(flags: ParsedFlags, resolution: Resolution, watch: FileWatch | None) ->
         log.info("Wrote configuration", file=target)
         return OK
     if flags.is_set("cleanup"):
-        return node_proxy.clean_up()
+        return node_proxy.clean_up(config)
     manifests = Path(flags.text("manifests")) if flags.text("manifests") else None
     if flags.is_set("dry-run"):
         from kpctl.dry_run import dry_run
@@ -85,6 +85,7 @@ def _act(flags: ParsedFlags, resolution: Resolution, watch: FileWatch | None) ->
         manifests=manifests,
         init_only=flags.is_set("init-only"),
         watch=watch,
+        drain_limit_s=flags.number("ipvs-graceful-termination-timeout"),
         flags={name: value for name, _, value in map(_flag_line, flags.lines())},
     )
     return node_proxy.run(config, options)

@@ -49,6 +49,12 @@ class ParsedFlags:
         assert isinstance(value, str), name
         return value
 
+    def number(self, name: str) -> float:
+        """Return the value of a flag that is a number, in seconds for a duration."""
+        value = self[name]
+        assert isinstance(value, int | float)
+        return float(value)
+
     def is_set(self, name: str) -> bool:
         """Return the value of a boolean flag."""
         return self[name] is True

@@ -55,7 +55,7 @@ PROCESS_FLAGS: tuple[Flag, ...] = (
         "cleanup",
         _T.BOOL,
         False,
-        "Delete the nftables tables of the node proxy, whoever wrote them, then exit.",
+        "Delete what a node proxy left in the kernel, in any mode and whoever wrote it, then exit.",
         _G.GENERAL,
         with_config=True,
     ),

@@ -96,6 +96,14 @@ TRAFFIC_FLAGS: tuple[Flag, ...] = (
         "iptables.minSyncPeriod",
     ),
     Flag(
+        "ipvs-graceful-termination-timeout",
+        _T.DURATION,
+        3600.0,
+        "How long connections to an endpoint that left may go on; 0 does not end them.",
+        _G.IPVS,
+        with_config=True,
+    ),
+    Flag(
         "ipvs-scheduler",
         _T.STRING,
         "",

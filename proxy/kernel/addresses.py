@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from proxy.kernel.netlink import (
     NETLINK_ROUTE,
@@ -17,35 +17,46 @@ from proxy.kernel.netlink import (
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.wire import attributes
 
-_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+RTM_NEWADDR, RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
 _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR = 5, 9
-_IFADDRMSG = struct.Struct("=BBBBI")
-_IFA_ADDRESS, _IFA_LOCAL = 1, 2
-_NUMBERS = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
+IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, interface
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+ADDRESS_FAMILIES = {IPFamily.IPV4: socket.AF_INET, IPFamily.IPV6: socket.AF_INET6}
 _DUMP_ATTEMPTS = 5
 
 
 def local_addresses(family: IPFamily) -> frozenset[bytes]:
     """Return the packed addresses of all interfaces; raises NetlinkError."""
     with NetlinkSocket(NETLINK_ROUTE) as route:
-        for attempt in range(_DUMP_ATTEMPTS):
-            try:
-                return frozenset(_dump(route, family))
-            except DumpInterrupted:
-                if attempt == _DUMP_ATTEMPTS - 1:
-                    raise
+        return addresses_where(route, family, lambda _: True)
+
+
+def addresses_where(
+    route: NetlinkSocket, family: IPFamily, wanted: Callable[[int], bool]
+) -> frozenset[bytes]:
+    """Return the packed addresses of interfaces whose index is *wanted*; raises NetlinkError."""
+    for attempt in range(_DUMP_ATTEMPTS):
+        try:
+            return frozenset(_dump(route, family, wanted))
+        except DumpInterrupted:
+            if attempt == _DUMP_ATTEMPTS - 1:
+                raise
     return frozenset()
 
 
-def _dump(route: NetlinkSocket, family: IPFamily) -> Iterator[bytes]:
-    request = _IFADDRMSG.pack(_NUMBERS[family], 0, 0, 0, 0)
-    for message in route.dump(_RTM_GETADDR, request):
-        if message.type == _RTM_NEWADDR and message.payload[0] == _NUMBERS[family]:
-            found = attributes(message.payload[_IFADDRMSG.size :])
-            # On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL is ours.
-            address = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
-            if address is not None:
-                yield bytes(address)
+def _dump(route: NetlinkSocket, family: IPFamily, wanted: Callable[[int], bool]) -> Iterator[bytes]:
+    number = ADDRESS_FAMILIES[family]
+    for message in route.dump(_RTM_GETADDR, IFADDRMSG.pack(number, 0, 0, 0, 0)):
+        if message.type != RTM_NEWADDR:
+            continue
+        found_number, _, _, _, index = IFADDRMSG.unpack_from(message.payload)
+        if found_number != number or not wanted(index):
+            continue
+        found = attributes(message.payload[IFADDRMSG.size :])
+        # On a point-to-point link IFA_ADDRESS is the peer and IFA_LOCAL is ours.
+        address = found.get(IFA_LOCAL, found.get(IFA_ADDRESS))
+        if address is not None:
+            yield bytes(address)
 
 
 class AddressMonitor:
@@ -65,7 +76,7 @@ class AddressMonitor:
                     return
                 yield None
                 continue
-            if any(m.type in (_RTM_NEWADDR, _RTM_DELADDR) for m in split_messages(data)):
+            if any(m.type in (RTM_NEWADDR, RTM_DELADDR) for m in split_messages(data)):
                 yield None
 
     def close(self) -> None:

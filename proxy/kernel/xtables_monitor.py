@@ -93,6 +93,8 @@ class LegacyXtablesMonitor:
         """Yield each difference that is not of our making, for ever; ends after ``close``."""
         while not self._closed.wait(self._period_s):
             with self._lock:
+                if self._closed.is_set():
+                    return
                 self._compare()
                 edits, self._pending = self._pending, deque()
             yield from edits
@@ -100,7 +102,8 @@ class LegacyXtablesMonitor:
     def rebase(self) -> None:
         """Take the tables as they are for ours."""
         with self._lock, suppress(OSError):
-            self._baseline = self._read()
+            if not self._closed.is_set():
+                self._baseline = self._read()
 
     @contextmanager
     def own_change(self) -> Iterator[None]:
@@ -110,7 +113,8 @@ class LegacyXtablesMonitor:
         What others did before is still told; nobody looks meanwhile.
         """
         with self._lock:
-            self._compare()
+            if not self._closed.is_set():
+                self._compare()
             try:
                 yield
             finally:

@@ -23,6 +23,7 @@ from proxy.backends.iptables.fixed import fixed_chains, node_port_dispatch
 from proxy.backends.iptables.restore import Section
 from proxy.backends.iptables.rules import NOTHING, PortRules, SharedRule, port_rules
 from proxy.backends.iptables.settings import IptablesSettings
+from proxy.backends.iptables.tally import Tally, Totals, chain_sum, tally
 from proxy.backends.xtables import FILTER, MANGLE, NAT
 from proxy.model.services import ServicePortName
 from proxy.plan.service_plan import ServicePortPlan
@@ -31,10 +32,11 @@ Chains = Mapping[str, frozenset[str]]  # chains that exist, by table
 
 
 class Placed(NamedTuple):
-    """A plan the kernel holds, and whether its endpoints' rules carry comments."""
+    """A plan the kernel holds, whether its endpoints' rules carry comments, and their number."""
 
     plan: ServicePortPlan
     endpoint_comments: bool
+    tally: Tally
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class IptablesRules:
     def __init__(self, settings: IptablesSettings) -> None:
         self.settings = settings
         self._placed: dict[ServicePortName, Placed] = {}
+        self._totals = Totals()
 
     def plan_of(self, name: ServicePortName) -> ServicePortPlan | None:
         """Return the plan the kernel holds for a service port."""
@@ -93,6 +96,7 @@ class IptablesRules:
     def replace(self, placed: Mapping[ServicePortName, Placed]) -> None:
         """Remember that the kernel holds this and nothing else."""
         self._placed = dict(placed)
+        self._totals = Totals(item.tally for item in placed.values())
 
     def placed(self, name: ServicePortName) -> Placed | None:
         """Return what the kernel holds of a service port."""
@@ -101,10 +105,41 @@ class IptablesRules:
     def commit(self, placed: Mapping[ServicePortName, Placed | None]) -> None:
         """Remember what the kernel took."""
         for name, item in placed.items():
+            if before := self._placed.get(name):
+                self._totals.subtract(before.tally)
             if item is None:
                 self._placed.pop(name, None)
             else:
                 self._placed[name] = item
+                self._totals.add(item.tally)
+
+    # -- counts ------------------------------------------------------------------------------
+
+    def rule_totals(self) -> dict[str, int]:
+        """Return how many rules our chains hold, by table; jumps into them are not counted."""
+        own = {NAT: self._totals.own, FILTER: 0}
+        return {table: own[table] + sum(self._counts(table).values()) for table in own}
+
+    def agrees(self, table: str, counts: Mapping[str, int]) -> bool:
+        """Return whether the chains of a table, with their numbers of rules, can be ours."""
+        wanted = self._counts(table)
+        firewall = wanted.pop(names.KUBELET_FIREWALL, 0)
+        if table == FILTER and counts.get(names.KUBELET_FIREWALL, -1) < firewall:
+            return False  # the kubelet may have put more there
+        if any(counts.get(chain) != count for chain, count in wanted.items()):
+            return False
+        own = {chain: count for chain, count in counts.items() if names.is_service_chain(chain)}
+        return names.CANARY in counts and (table != NAT or chain_sum(own) == self._totals.chains)
+
+    def _counts(self, table: str) -> dict[str, int]:
+        """Return how many rules the chains of a table that are not one service port's hold."""
+        counts = self._totals.shared(table)
+        for (where, chain), rules in fixed_chains(self.settings).items():
+            if where == table:
+                counts[chain] = len(rules)
+        if table == NAT:
+            counts[names.SERVICES] += len(node_port_dispatch(self.settings))
+        return counts
 
     # -- changes -----------------------------------------------------------------------------
 
@@ -119,9 +154,11 @@ class IptablesRules:
         refused, nat, released = _FilterAdditions(), _NatChange(), Section(FILTER)
         for name, plan in changes.items():
             before = self._placed.get(name)
-            after = Placed(plan, endpoint_comments) if plan is not None else None
+            after, new = None, NOTHING
+            if plan is not None:
+                after, new = self._place(plan, endpoint_comments)
             change.placed[name] = after
-            old, new = self._rules(before), self._rules(after)
+            old = self._rules(before)
             nat.add(name, old, new)
             for chain, was, becomes in _by_chain(FILTER, old, new):
                 refused.add(name, chain, becomes)
@@ -171,8 +208,7 @@ class IptablesRules:
         """Yield the own chains of service ports, *size* chains (or a few more) at a time."""
         chunk, count = Chunk(), 0
         for plan in plans:
-            placed = Placed(plan, endpoint_comments)
-            rules = self._rules(placed)
+            placed, rules = self._place(plan, endpoint_comments)
             chunk.add(placed, rules)
             count += len(rules.chains)
             if count >= size:
@@ -209,6 +245,10 @@ class IptablesRules:
         ours = {chain for item in self._placed.values() for chain in self._rules(item).chains}
         found = existing.get(NAT, frozenset())
         return sorted(c for c in found if names.is_service_chain(c) and c not in ours)
+
+    def _place(self, plan: ServicePortPlan, endpoint_comments: bool) -> tuple[Placed, PortRules]:
+        rules = port_rules(plan, self.settings, endpoint_comments=endpoint_comments)
+        return Placed(plan, endpoint_comments, tally(rules)), rules
 
     def _rules(self, placed: Placed | None) -> PortRules:
         if placed is None:

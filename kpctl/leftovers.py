@@ -1,0 +1,71 @@
+"""Removes what other modes, or kube-proxy, left in the kernel: at the start, and for --cleanup."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from kpctl.exit_codes import FINDINGS, OK
+from proxy.config.types import IPVS
+from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
+from proxy.engine.cleanup.outcome import Outcome
+from proxy.model.addresses import Network
+from proxy.runtime.logs import get_logger
+
+log = get_logger(__name__)
+
+_LOOK_S = 5.0
+
+
+def clean_up(exclude: Sequence[Network]) -> int:
+    """Remove everything of any mode; return the exit code."""
+    outcome = clean_tables(Running())
+    outcome.add(clean_ipvs(exclude))
+    _report(outcome)
+    if not outcome.removed and not outcome.errors:
+        log.info("There is nothing to clean up")
+    return FINDINGS if outcome.errors else OK
+
+
+class LeftoverRemoval:
+    """
+    Removes what *running* does not need, in a thread of its own.
+
+    Virtual servers with connections stay until these have ended, at most *limit_s* seconds (0: as
+    long as it takes), because deleting a virtual server cuts its connections.
+    """
+
+    def __init__(self, running: Running, exclude: Sequence[Network], limit_s: float) -> None:
+        self._running = running
+        self._exclude = exclude
+        self._limit_s = limit_s or float("inf")
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        """Begin; the running mode must serve by now."""
+        threading.Thread(target=self._run, name="leftovers", daemon=True).start()
+
+    def stop(self) -> None:
+        """Remove nothing more."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        _report(clean_tables(self._running))
+        if self._running.mode == IPVS:
+            return
+        deadline = time.monotonic() + self._limit_s
+        outcome = clean_ipvs(self._exclude, busy_stay=True)
+        _report(outcome)
+        if outcome.remaining:
+            log.info("Virtual servers stay until their connections end", servers=outcome.remaining)
+        while outcome.remaining and not self._stopping.wait(_LOOK_S):
+            outcome = clean_ipvs(self._exclude, busy_stay=time.monotonic() < deadline)
+            _report(outcome)
+
+
+def _report(outcome: Outcome) -> None:
+    for sentence in outcome.removed:
+        log.info("Removed what another proxy mode left", what=sentence)
+    for sentence in outcome.errors:
+        log.error("Cannot remove what another proxy mode left", what=sentence)

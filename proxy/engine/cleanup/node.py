@@ -1,0 +1,104 @@
+"""Removal from this node: the kernel's real tables, servers and sets, as far as they are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+
+from proxy.config.types import IPTABLES, IPVS, NFTABLES
+from proxy.engine.cleanup import owned
+from proxy.engine.cleanup.iptables import TablesPort, remove_iptables
+from proxy.engine.cleanup.ipvs import IpvsKernel, remove_ipvs
+from proxy.engine.cleanup.nftables import remove_nftables
+from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.presence import has_ip_set, has_ip_vs, may_have_nf_tables
+from proxy.kernel.command import find_tool
+from proxy.kernel.ipset import NetlinkIpset
+from proxy.kernel.iptables import ProgramIptables, RecentPids
+from proxy.kernel.ipvs import NetlinkIpvs
+from proxy.kernel.links import NetlinkLinks
+from proxy.kernel.nftables import NetlinkNft
+from proxy.kernel.xtables_backend import Backend, Kind
+from proxy.model.addresses import IPFamily, Network
+
+_RULES = {IPTABLES: owned.IPTABLES, IPVS: owned.IPVS}
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """
+    What is in force and therefore stays.
+
+    Attributes:
+        mode: NFTABLES, IPTABLES or IPVS; "" for none of them, so that all goes.
+        kind: the iptables backend the mode writes with; what the other one has goes.
+        pids: told of the programs started here, so that a monitor knows their edits as its own.
+    """
+
+    mode: str = ""
+    kind: Kind | None = None
+    pids: RecentPids | None = None
+
+
+def clean_tables(running: Running) -> Outcome:
+    """
+    Remove all nf_tables and iptables rules of a node proxy that *running* does not need.
+
+    To be called when the running mode has written its own rules. A few milliseconds and no program
+    where there is nothing to remove; no module is loaded and no table made. Never raises for what
+    the kernel refuses: see the outcome.
+    """
+    outcome = Outcome()
+    if running.mode != NFTABLES and may_have_nf_tables():
+        for family in IPFamily:
+            with closing(NetlinkNft(family)) as nft:
+                outcome.add(_named(remove_nftables(nft), family.value))
+    for kind, family, port in _iptables_ports(running.pids):
+        stays = _RULES.get(running.mode, owned.NOTHING) if kind == running.kind else owned.NOTHING
+        outcome.add(_named(remove_iptables(port, stays), f"{family.value}, iptables-{kind}"))
+    return outcome
+
+
+def clean_ipvs(exclude: Sequence[Network] = (), *, busy_stay: bool = False) -> Outcome:
+    """
+    Remove virtual servers, device and ipsets of IPVS mode; see ``remove_ipvs``.
+
+    To be called after ``clean_tables``, and not while IPVS mode runs. No module is loaded. Never
+    raises for what the kernel refuses: see the outcome.
+    """
+    try:
+        with ExitStack() as opened:
+            links = opened.enter_context(closing(NetlinkLinks()))
+            servers = sets = None
+            if has_ip_vs():
+                servers = opened.enter_context(closing(NetlinkIpvs(load=lambda: None)))
+            if has_ip_set():
+                sets = opened.enter_context(closing(NetlinkIpset()))
+            return remove_ipvs(IpvsKernel(links, servers, sets), exclude, busy_stay=busy_stay)
+    except OSError as error:
+        return Outcome(errors=[f"Cannot clean up IPVS: {error}"])
+
+
+def _iptables_ports(pids: RecentPids | None) -> Iterator[tuple[Kind, IPFamily, TablesPort]]:
+    kinds: tuple[Kind, ...] = ("nft", "legacy") if may_have_nf_tables() else ("legacy",)
+    for kind in kinds:
+        backend = Backend(kind, "", _variant(kind))
+        for family in IPFamily:
+            yield kind, family, ProgramIptables(family, backend, pids=pids)
+
+
+def _variant(kind: Kind) -> str:
+    """Return the part of the programs' names; before iptables 1.8 all were legacy, without one."""
+    has_variants = any(find_tool(f"iptables-{k}-restore") for k in ("nft", "legacy"))
+    return f"-{kind}" if has_variants or kind == "nft" else ""
+
+
+def _named(outcome: Outcome, where: str) -> Outcome:
+    """Say where it happened in each sentence."""
+    return Outcome(
+        *(
+            [f"{said} ({where})" for said in sentences]
+            for sentences in (outcome.removed, outcome.errors, outcome.remaining)
+        )
+    )

@@ -1,0 +1,1 @@
+"""Keeps virtual servers, ipsets and addresses equal to the plans."""
