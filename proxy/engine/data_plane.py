@@ -17,6 +17,10 @@ class DataPlane(Protocol):
     """One mode on this node."""
 
     @property
+    def mode(self) -> str:
+        """The mode's name in the configuration, by which logs and metrics speak of it."""
+
+    @property
     def families(self) -> tuple[IPFamily, ...]:
         """The IP families it serves."""
 

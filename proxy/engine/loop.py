@@ -131,6 +131,7 @@ class Engine:
         times = [self._restate_at]
         if not self._started:
             times.append(self._gate.deadline)
+        times.append(self._publisher.repair_log.due())
         for family, proxy in self.families.items():
             times.append(proxy.reconciler.next_due())
             times.append(self._repairs[family].due)
@@ -160,8 +161,19 @@ class Engine:
         proxy = self.families.get(edit.family)
         if proxy is None or self._kernel.plane.is_own(edit):
             return
+        repairs = self._repairs[edit.family]
+        if repairs.due == float("inf") and self._is_harmless(proxy):
+            return
         self._publisher.repairing(edit)
-        self._repairs[edit.family].needed(time.monotonic())
+        repairs.needed(time.monotonic())
+
+    def _is_harmless(self, proxy: FamilyProxy) -> bool:
+        """Whether a change that was seen in the kernel touched nothing of ours."""
+        try:
+            return proxy.reconciler.is_intact()
+        except OSError as error:
+            log.error("Cannot look what was changed", err=error, ipFamily=proxy.name)
+            return False
 
     # -- start -------------------------------------------------------------------------------
 
@@ -169,9 +181,10 @@ class Engine:
         delta = self._store.commit()
         self._view = self._look_around()
         self._on_starting(self._view)
-        self._publisher.node(self._view.info)
-        self._publisher.queued(family.value for family in self._kernel.plane.families)
         plane = self._kernel.plane
+        self._publisher.starting(plane.mode)
+        self._publisher.node(self._view.info)
+        self._publisher.queued(family.value for family in plane.families)
         for family in plane.families:
             settings = plane.settings(self._config, self._view, family)
             planner = Planner(self._view.location, self._view.node_address(self._config, family))
@@ -259,6 +272,7 @@ class Engine:
         return frozenset(map(unpack_address, accepted))
 
     def _do_what_is_due(self) -> None:
+        self._publisher.repair_log.tell()
         now = time.monotonic()
         periodic = now >= self._restate_at
         for family, proxy in self.families.items():

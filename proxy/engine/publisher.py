@@ -10,10 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from proxy.config.types import IPTABLES, IPVS, NFTABLES
 from proxy.conntrack.stale import CleanupRequest
 from proxy.engine.family import Applied, FamilyProxy
+from proxy.engine.reconciler import SyncResult
+from proxy.engine.repair_log import RepairLog
 from proxy.kernel.conntrack import CleanupResult
 from proxy.kernel.conntrack_worker import ConntrackWorker
+from proxy.kernel.nfacct import read_counters
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.model.addresses import IPFamily
 from proxy.model.events import Resource
@@ -28,6 +32,12 @@ from proxy.runtime.metrics import ProxyMetrics
 from proxy.runtime.service_health import ServiceHealth
 
 log = get_logger(__name__)
+
+_SYNCED = {
+    NFTABLES: "Synced nftables rules",
+    IPTABLES: "Synced iptables rules",
+    IPVS: "Synced virtual servers, ipsets and iptables rules",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,15 @@ class Publisher:
         self._started = time.time()
         self._health_ports: dict[IPFamily, set[ServiceName]] = {}
         self._conflicts: set[Conflict] = set()
+        self._mode = NFTABLES
+        self.repair_log = RepairLog(self._mode, time.monotonic)
+
+    def starting(self, mode: str) -> None:
+        """Learn the mode, ``iptables``, ``ipvs`` or ``nftables``; only its metrics are shown."""
+        self._mode = mode
+        self.repair_log = RepairLog(mode, time.monotonic)
+        if mode == IPTABLES:
+            self._out.metrics.packet_counts = read_counters
 
     def counted(self, services: int, slices: int) -> None:
         """Count events that came from the source and wait for the next synchronisation."""
@@ -67,7 +86,8 @@ class Publisher:
 
     def prune_failed(self, proxy: FamilyProxy, why: str) -> None:
         """Tell that chains or sets which nothing uses could not be deleted."""
-        self._out.metrics.nftables_cleanup_failures.inc(proxy.name)
+        if self._mode == NFTABLES:
+            self._out.metrics.nftables_cleanup_failures.inc(proxy.name)
         log.error("Unable to delete unused chains; will retry later", err=why, ipFamily=proxy.name)
 
     def queued(self, families: Iterable[str]) -> None:
@@ -81,16 +101,20 @@ class Publisher:
         """Publish one synchronisation of one family."""
         metrics, family, result = self._out.metrics, proxy.name, applied.result
         metrics.sync_duration.observe(duration_s, family)
-        by_kind = metrics.full_sync_duration if result.full else metrics.partial_sync_duration
-        by_kind.observe(duration_s, family)
+        if self._mode != IPVS:  # kube-proxy's has no full and partial synchronisations
+            by_kind = metrics.full_sync_duration if result.full else metrics.partial_sync_duration
+            by_kind.observe(duration_s, family)
+        for table, total in proxy.reconciler.rule_totals().items():
+            metrics.iptables_rules.set(total, table, family)
+            metrics.iptables_rules_written.set(result.rules[table], table, family)
         if result.requests:
             metrics.kernel_transactions.observe(result.kernel_s, family)
         metrics.failed_service_ports.set(len(proxy.reconciler.failures), family)
         for policy in ("internal", "external"):
             metrics.no_local_endpoints.set(proxy.missing_local[policy], policy, family)
         self._refused(family, applied)
+        self._count_failure(family, result)
         if result.error:
-            metrics.nftables_sync_failures.inc(family)
             log.error(
                 "Sync failed; what the kernel holds stays in force and everything will be "
                 "written anew",
@@ -101,7 +125,7 @@ class Publisher:
         metrics.last_sync.set(time.time(), family)
         self._out.health.updated(family)
         log.v(2).info(
-            "Synced nftables rules",
+            _SYNCED[self._mode],
             ipFamily=family,
             fullSync=result.full,
             servicePorts=len(proxy.reconciler.held()),
@@ -109,6 +133,18 @@ class Publisher:
             kernel=f"{result.kernel_s * 1000:.3f}ms",
             elapsed=f"{duration_s * 1000:.3f}ms",
         )
+
+    def _count_failure(self, family: str, result: SyncResult) -> None:
+        metrics = self._out.metrics
+        if self._mode == NFTABLES:
+            if result.error:
+                metrics.nftables_sync_failures.inc(family)
+            return
+        refused = self._mode == IPTABLES and result.refused
+        if result.error or refused:
+            metrics.iptables_restore_failures.inc(family)
+            if self._mode == IPTABLES and not result.full:
+                metrics.iptables_partial_restore_failures.inc(family)
 
     def _refused(self, family: str, applied: Applied) -> None:
         for name, reason in applied.result.refused.items():
@@ -200,15 +236,9 @@ class Publisher:
             self._out.conntrack.submit(request)
 
     def repairing(self, edit: ForeignEdit) -> None:
-        """Tell that somebody else changed our table and that it is put right."""
+        """Tell that somebody else changed what is ours and that it is put right."""
         self._out.metrics.self_repairs.inc(edit.family.value, edit.reason)
-        log.warning(
-            "Another program changed the proxy's nftables table; it is restored",
-            ipFamily=edit.family.value,
-            by=edit.process or "unknown",
-            changes=", ".join(edit.changes),
-            where=", ".join(edit.places),
-        )
+        self.repair_log.note(edit)
 
 
 def conntrack_reporter(metrics: ProxyMetrics) -> _ConntrackReporter:

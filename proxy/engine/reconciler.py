@@ -9,6 +9,7 @@ holds, everything is stated anew, but paced.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ class SyncResult:
         full: everything was stated anew.
         kernel_s: seconds the kernel, or the program that writes to it, spent on our changes.
         requests: netlink requests or lines of iptables-restore input.
+        rules: iptables rules that were written, by table.
         error: "" or why the data plane as a whole could not be written.
         refused: service ports put aside in this synchronisation, and why.
     """
@@ -49,6 +51,7 @@ class SyncResult:
     full: bool = False
     kernel_s: float = 0.0
     requests: int = 0
+    rules: Counter[str] = field(default_factory=Counter)
     error: str = ""
     refused: dict[ServicePortName, str] = field(default_factory=dict)
 
@@ -56,6 +59,7 @@ class SyncResult:
         """Take over what a further transaction of the same synchronisation did."""
         self.kernel_s += other.kernel_s
         self.requests += other.requests
+        self.rules += other.rules
         self.error = self.error or other.error
         self.refused |= other.refused
 
@@ -100,6 +104,18 @@ class Reconciler(ABC):
     @abstractmethod
     def held(self) -> Sequence[ServicePortName]:
         """Return the service ports the kernel holds."""
+
+    def rule_totals(self) -> Mapping[str, int]:
+        """Return how many iptables rules the kernel holds, by table; nothing in other modes."""
+        return {}
+
+    def is_intact(self) -> bool:
+        """
+        Look whether the kernel still holds what is remembered, after somebody changed something.
+
+        False when that cannot be told cheaply: then it is put right. Raises OSError.
+        """
+        return False
 
     # -- writing -----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ log = get_logger(__name__)
 
 NODE_WAIT_S = 30.0
 POD_CIDR_WAIT_S = 300.0
-_NEEDED = frozenset({Resource.SERVICE, Resource.ENDPOINT_SLICE, Resource.NODE})
+NEEDED = frozenset({Resource.SERVICE, Resource.ENDPOINT_SLICE, Resource.NODE})
 
 
 class FatalError(Exception):
@@ -38,7 +38,7 @@ class StartGate:
 
     def is_open(self, store: ClusterStore) -> bool:
         """Return whether to start now; raises FatalError when waiting longer would not help."""
-        if not store.synced >= _NEEDED:
+        if not store.synced >= NEEDED:
             return False
         if self._is_complete(store.node) or not self._wait_for_node:
             return True

@@ -1,4 +1,4 @@
-"""A table that accepts everything and does nothing, for ``--dry-run`` and for measurements."""
+"""Kernels that accept everything and do nothing, for ``--dry-run`` and for measurements."""
 
 from __future__ import annotations
 
@@ -38,3 +38,34 @@ class AcceptingNft:
         """Say that no client is remembered."""
         del table, name
         return []
+
+
+class AcceptingIptables:
+    """An iptables port without a kernel: it starts empty and keeps what it was fed, in order."""
+
+    def __init__(self) -> None:
+        self.inputs: list[str] = []
+
+    def restore(self, text: str) -> float:
+        """Keep the input."""
+        self.inputs.append(text)
+        return 0.0
+
+    def chains(self, table: str) -> frozenset[str]:
+        """Say that there are no chains."""
+        del table
+        return frozenset()
+
+    def content(self, table: str) -> None:
+        """Say that nobody knows."""
+        del table
+
+    def rules(self, table: str, chain: str) -> list[str]:
+        """Say that there are no rules."""
+        del table, chain
+        return []
+
+    def has_rule(self, table: str, chain: str, arguments: Sequence[str]) -> bool:
+        """Say that there is no such rule."""
+        del table, chain, arguments
+        return False

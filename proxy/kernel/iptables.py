@@ -24,6 +24,7 @@ from proxy.kernel.command import (
     failure,
     spawn,
 )
+from proxy.kernel.legacy_entries import TableContent
 from proxy.kernel.legacy_tables import LegacyTables
 from proxy.kernel.nftables import NetlinkNft
 from proxy.kernel.restore_refusal import Refusal, parse_refusal
@@ -174,6 +175,17 @@ class ProgramIptables:
                 return tables.chains(table)
         with closing(NetlinkNft(self._family)) as nft:
             return nft.chains(table)
+
+    def content(self, table: str) -> TableContent | None:
+        """
+        Return the number of rules of each chain and the jumps, by no program.
+
+        None when there is no such table, and on the nft backend. Raises OSError.
+        """
+        if self._backend.kind == "nft":
+            return None
+        with LegacyTables(self._family) as tables:
+            return tables.content(table)
 
     def rules(self, table: str, chain: str) -> list[str]:
         """Return a chain's rules; see IptablesPort."""

@@ -13,16 +13,16 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple, Self
 
+from proxy.kernel.legacy_entries import Bounds, TableContent, read_content, user_defined
 from proxy.model.addresses import IPFamily
 
 _GET_INFO, _GET_ENTRIES = 64, 65
 _INFO = struct.Struct("=32sI5I5III")  # name, valid hooks, hook entries, underflows, entries, size
 _NAME = 32
 _ENTRIES_OFFSET = struct.calcsize("@32sI0Q")
-_OFFSETS = struct.Struct("=HH")  # of an entry: to its target, to the next entry
+_HOOKS = 5
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 _READ_ATTEMPTS = 5
 _NAMES_SIZE = 4096
@@ -49,6 +49,13 @@ class TableInfo(NamedTuple):
     built_in: tuple[str, ...]
     entries: int
     size_bytes: int
+
+
+class _Head(NamedTuple):
+    """A table's extent, and where each built-in chain starts and has its policy."""
+
+    info: TableInfo
+    bounds: Bounds
 
 
 class LegacyTables:
@@ -95,34 +102,24 @@ class LegacyTables:
 
     def info(self, table: str) -> TableInfo | None:
         """Return a table's extent, in constant time; None when there is no such table."""
-        if table not in self.names():
-            return None
-        buffer = ctypes.create_string_buffer(_name(table), _INFO.size)
-        try:
-            self._getsockopt(_GET_INFO, buffer)
-        except FileNotFoundError:
-            return None
-        _, hooks, *_, entries, size = _INFO.unpack(buffer)
-        built_in = tuple(name for bit, name in enumerate(_BUILT_IN) if hooks >> bit & 1)
-        return TableInfo(built_in, entries, size)
+        head = self._head(table)
+        return head.info if head else None
 
     def chains(self, table: str) -> frozenset[str]:
         """Return the names of a table's chains; empty when there is no such table."""
-        for attempt in range(_READ_ATTEMPTS):
-            info = self.info(table)
-            if info is None:
-                return frozenset()
-            head = _name(table) + struct.pack("=I", info.size_bytes)
-            buffer = ctypes.create_string_buffer(head, _ENTRIES_OFFSET + info.size_bytes)
-            try:
-                self._getsockopt(_GET_ENTRIES, buffer)
-            except BlockingIOError:  # the table was replaced meanwhile by one of another size
-                if attempt == _READ_ATTEMPTS - 1:
-                    raise
-                continue
-            data = memoryview(buffer)[_ENTRIES_OFFSET:].cast("B")
-            return frozenset(info.built_in).union(_user_defined(data, self._layout.offsets_at))
-        return frozenset()
+        found = self._entries(table)
+        if found is None:
+            return frozenset()
+        head, data = found
+        return frozenset(head.info.built_in).union(user_defined(data, self._layout.offsets_at))
+
+    def content(self, table: str) -> TableContent | None:
+        """Return the number of rules of each chain and the jumps; None without such a table."""
+        found = self._entries(table)
+        if found is None:
+            return None
+        head, data = found
+        return read_content(data, self._layout.offsets_at, head.bounds)
 
     def rule_count(self, table: str) -> int:
         """Return how many rules a table has, policies aside; 0 when there is no such table."""
@@ -131,6 +128,41 @@ class LegacyTables:
             return 0
         user_defined = len(self.chains(table)) - len(info.built_in)
         return max(0, info.entries - len(info.built_in) - 2 * user_defined - 1)
+
+    def _head(self, table: str) -> _Head | None:
+        if table not in self.names():
+            return None
+        buffer = ctypes.create_string_buffer(_name(table), _INFO.size)
+        try:
+            self._getsockopt(_GET_INFO, buffer)
+        except FileNotFoundError:
+            return None
+        _, hooks, *places, entries, size = _INFO.unpack(buffer)
+        starts, policies = places[:_HOOKS], places[_HOOKS:]
+        bounds = {
+            name: (starts[bit], policies[bit])
+            for bit, name in enumerate(_BUILT_IN)
+            if hooks >> bit & 1
+        }
+        return _Head(TableInfo(tuple(bounds), entries, size), bounds)
+
+    def _entries(self, table: str) -> tuple[_Head, memoryview] | None:
+        """Return a table as the kernel holds it; None when there is no such table."""
+        for attempt in range(_READ_ATTEMPTS):
+            head = self._head(table)
+            if head is None:
+                return None
+            size = head.info.size_bytes
+            request = _name(table) + struct.pack("=I", size)
+            buffer = ctypes.create_string_buffer(request, _ENTRIES_OFFSET + size)
+            try:
+                self._getsockopt(_GET_ENTRIES, buffer)
+            except BlockingIOError:  # the table was replaced meanwhile by one of another size
+                if attempt == _READ_ATTEMPTS - 1:
+                    raise
+                continue
+            return head, memoryview(buffer)[_ENTRIES_OFFSET:].cast("B")
+        return None
 
     def _open_names(self) -> None:
         # Kept open: it stays with the namespace of the thread that opened it.
@@ -154,19 +186,3 @@ class LegacyTables:
 
 def _name(table: str) -> bytes:
     return table.encode().ljust(_NAME, b"\0")
-
-
-def _user_defined(entries: memoryview, offsets_at: int) -> Iterator[str]:
-    """Yield the names of user-defined chains: each begins with an entry of target ERROR."""
-    unpack = _OFFSETS.unpack_from
-    start, end = 0, len(entries)
-    while start < end:
-        to_target, to_next = unpack(entries, start + offsets_at)
-        if to_next == 0:
-            raise OSError(errno.EIO, "the kernel's legacy table has an entry without length")
-        target = start + to_target
-        if bytes(entries[target + 2 : target + 8]) == b"ERROR\0":
-            text = bytes(entries[target + 32 : target + 62]).partition(b"\0")[0].decode()
-            if start + to_next < end:  # the last such entry ends the table
-                yield text
-        start += to_next

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,9 +21,17 @@ from typing import Literal, Protocol
 from proxy.kernel.command import PACKAGES, ToolMissing, find_tool, run
 from proxy.kernel.legacy_tables import LegacyTables
 from proxy.kernel.netlink import NETLINK_NETFILTER, DumpInterrupted, NetlinkError, NetlinkSocket
-from proxy.kernel.nftables import FAMILY_NUMBERS, NetlinkNft
+from proxy.kernel.nftables import FAMILY_NUMBERS, NetlinkNft, TransactionRejected
+from proxy.kernel.trials import TrialRequest
 from proxy.model.addresses import IPFamily
-from proxy.netfilter.wire import NFGENMSG, NFNL_SUBSYS_NFTABLES, Msg, attributes
+from proxy.netfilter.wire import (
+    NFGENMSG,
+    NFNL_SUBSYS_NFTABLES,
+    NLM_F_CREATE,
+    Msg,
+    attributes,
+    string,
+)
 
 Kind = Literal["nft", "legacy"]
 
@@ -36,6 +46,13 @@ _READ_ATTEMPTS = 5
 # What a kernel without nf_tables, or without a family, answers.
 _NO_NF_TABLES = frozenset(
     {errno.EPROTONOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT, errno.EAFNOSUPPORT}
+)
+
+
+# Makes a table and deletes one that does not exist: the kernel tries the first and keeps nothing.
+_ABORTED = (
+    TrialRequest(Msg.NEWTABLE, NLM_F_CREATE, string(1, "kpctl-trial")),
+    TrialRequest(Msg.DELTABLE, 0, string(1, "kpctl-trial-absent")),
 )
 
 
@@ -84,8 +101,8 @@ class TableReader(Protocol):
     def chains(self, kind: Kind, family: IPFamily, table: str, /) -> frozenset[str]:
         """Return the names of a table's chains; empty when there is no such table."""
 
-    def rule_count(self, kind: Kind, family: IPFamily, /) -> int:
-        """Return how many rules the tables of iptables have."""
+    def rule_count(self, kind: Kind, family: IPFamily, at_most: int, /) -> int:
+        """Return how many rules the tables of iptables have; it may stop counting at *at_most*."""
 
 
 class KernelTables:
@@ -95,7 +112,10 @@ class KernelTables:
         """Whether the kernel has nf_tables; see TableReader."""
         with closing(NetlinkNft(IPFamily.IPV4)) as nft:
             try:
-                nft.generation()
+                nft.apply(_ABORTED)
+            except TransactionRejected as rejected:
+                # A kernel may have nf_tables without the IPv4 family: only making a table tells.
+                return all(refusal.index != 0 for refusal in rejected.refusals)
             except NetlinkError as error:
                 if error.errno in _NO_NF_TABLES:
                     return False
@@ -111,13 +131,13 @@ class KernelTables:
             return nft.chains(table)
         return frozenset()
 
-    def rule_count(self, kind: Kind, family: IPFamily) -> int:
+    def rule_count(self, kind: Kind, family: IPFamily, at_most: int) -> int:
         """Return how many rules there are; see TableReader."""
         if kind == "legacy":
             with LegacyTables(family) as tables:
                 return sum(tables.rule_count(name) for name in tables.names())
         with _none_without_nf_tables():
-            return _nft_rule_count(family)
+            return _nft_rule_count(family, at_most)
         return 0
 
 
@@ -144,9 +164,15 @@ def wanted_backend(reader: TableReader) -> tuple[Kind, str]:
             marks = sorted(reader.chains(kind, family, "mangle") & KUBELET_CHAINS)
             if marks:
                 return kind, f"the kubelet's chain {marks[0]} is in {kind}'s mangle table"
-    nft, legacy = (sum(reader.rule_count(kind, f) for f in IPFamily) for kind in kinds)
-    counted = f"no chain of the kubelet's found; rules counted: nft {nft}, legacy {legacy}"
-    return ("legacy" if legacy > nft else "nft"), counted
+    # A large nft table takes seconds to count, and most nodes have no legacy rules to beat.
+    legacy = sum(reader.rule_count("legacy", family, sys.maxsize) for family in IPFamily)
+    nft = 0
+    for family in IPFamily:
+        if nft < legacy:
+            nft += reader.rule_count("nft", family, legacy - nft)
+    kind = "legacy" if legacy > nft else "nft"
+    counted = f"at least {nft}" if kind == "nft" else str(nft)
+    return kind, f"no chain of the kubelet's found; rules: legacy {legacy}, nft {counted}"
 
 
 def double_rule_sets(kind: Kind, reader: TableReader | None = None) -> tuple[str, ...]:
@@ -199,19 +225,22 @@ def _none_without_nf_tables() -> Iterator[None]:
             raise
 
 
-def _nft_rule_count(family: IPFamily) -> int:
-    request = NFGENMSG.pack(FAMILY_NUMBERS[family], 0, 0)
-    names = {name.encode() + b"\0" for name in TABLES}
+def _nft_rule_count(family: IPFamily, at_most: int) -> int:
     for attempt in range(_READ_ATTEMPTS):
-        count = 0
         with NetlinkSocket(NETLINK_NETFILTER) as netlink:
             try:
-                for reply in netlink.dump(NFNL_SUBSYS_NFTABLES << 8 | Msg.GETRULE, request):
-                    found = attributes(reply.payload[NFGENMSG.size :])
-                    count += bytes(found.get(1, b"")) in names
+                return sum(1 for _ in itertools.islice(_nft_rules(netlink, family), at_most))
             except DumpInterrupted:
                 if attempt == _READ_ATTEMPTS - 1:
                     raise
-                continue
-        return count
     return 0
+
+
+def _nft_rules(netlink: NetlinkSocket, family: IPFamily) -> Iterator[None]:
+    """Yield once for each rule in the tables of iptables."""
+    request = NFGENMSG.pack(FAMILY_NUMBERS[family], 0, 0)
+    names = {name.encode() + b"\0" for name in TABLES}
+    for reply in netlink.dump(NFNL_SUBSYS_NFTABLES << 8 | Msg.GETRULE, request):
+        found = attributes(reply.payload[NFGENMSG.size :])
+        if bytes(found.get(1, b"")) in names:
+            yield None

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.runtime.clock import rfc3339_micro
+from proxy.runtime.logs import get_logger
+
+log = get_logger(__name__)
 
 CONTROLLER = "kube-proxy"
 # Limits of the API for events.k8s.io/v1.
@@ -20,6 +23,12 @@ _MAX_NOTE_BYTES = 1024
 _MAX_NAME_CHARS = 253
 _MAX_KEYS = 1024
 _NS = 1_000_000_000
+
+
+IPVS_DEPRECATION = (
+    "Mode ipvs works, but upstream has deprecated it since Kubernetes 1.35, and kube-proxy will "
+    "refuse it by default from 1.40 on: plan to move to mode nftables, which is recommended"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,10 @@ class NodeEvents:
         """The metrics port cannot be opened, and the configuration makes that fatal."""
         return self._event("Warning", "FailedToStartMetricServer", error)
 
+    def ipvs_deprecated(self) -> Event:
+        """The proxy starts in mode ipvs."""
+        return self._event("Warning", "IPVSDeprecation", IPVS_DEPRECATION)
+
     def service_health_failed(
         self, namespace: str, name: str, port: int, error: str, uid: str = ""
     ) -> Event:
@@ -81,6 +94,12 @@ class NodeEvents:
     def _event(self, kind: str, reason: str, note: str) -> Event:
         regarding = Regarding("Node", self.node, uid=self.node)
         return Event(regarding, kind, reason, "StartKubeProxy", note)
+
+
+def warn_of_ipvs(recorder: EventRecorder, node: str) -> None:
+    """Say in the log and in an Event about the node that mode ipvs has no future upstream."""
+    log.error(IPVS_DEPRECATION)
+    recorder.record(NodeEvents(node).ipvs_deprecated())
 
 
 def namespace_of(event: Event) -> str:

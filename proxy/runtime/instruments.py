@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -134,4 +134,20 @@ class Histogram:
             yield text.removesuffix(".0"), running
 
 
-Instrument = Counter | Gauge | Histogram
+@dataclass(slots=True, eq=False)
+class Sampled:
+    """A number that only grows and is kept elsewhere; ``read`` returns None when it is not."""
+
+    name: str
+    help: str
+    read: Callable[[], int | None]
+
+    def family(self) -> Metric | None:
+        """The sample for a scrape; None without any."""
+        from prometheus_client.core import CounterMetricFamily
+
+        value = self.read()
+        return None if value is None else CounterMetricFamily(self.name, self.help, value=value)
+
+
+Instrument = Counter | Gauge | Histogram | Sampled

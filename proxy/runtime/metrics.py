@@ -8,11 +8,12 @@ where they break Prometheus' rules (gauges that end in ``_total``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from proxy.runtime.instruments import Counter, Gauge, Histogram, Instrument
+from proxy.backends.iptables.settings import INVALID_COUNTER, LOCALHOST_COUNTER
+from proxy.runtime.instruments import Counter, Gauge, Histogram, Instrument, Sampled
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -65,12 +66,14 @@ class ProxyMetrics:
 
     Attributes are instruments: ``metrics.sync_duration.observe(seconds, "IPv4")``; the positional
     strings are the label values in the order of the instrument's ``labels``. Updating takes about
-    a microsecond and is safe from any thread.
+    a microsecond and is safe from any thread. ``packet_counts`` returns the kernel's packet
+    counters by name; each scrape calls it, and what it does not have is not shown.
     """
 
     def __init__(self, build: BuildInfo) -> None:
         self._render_lock = threading.Lock()
         self._registry: CollectorRegistry | None = None
+        self.packet_counts: Callable[[], Mapping[str, int]] = dict
         self._define_sync()
         self._define_changes()
         self._define_conntrack_and_health()
@@ -139,6 +142,7 @@ class ProxyMetrics:
             "[ALPHA] Service ports under a Local traffic policy with endpoints, but none here.",
             ("traffic_policy", *FAMILY),
         )
+        self._define_iptables()
         self.nftables_sync_failures = Counter(
             "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
             "[ALPHA] Syncs that the kernel refused.",
@@ -148,6 +152,38 @@ class ProxyMetrics:
             "kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total",
             "[ALPHA] Removals of stale nftables objects that the kernel refused.",
             FAMILY,
+        )
+
+    def _define_iptables(self) -> None:
+        self.iptables_rules = Gauge(
+            "kubeproxy_sync_proxy_rules_iptables_total",
+            "[ALPHA] iptables rules that the proxy has in the kernel.",
+            ("table", *FAMILY),
+        )
+        self.iptables_rules_written = Gauge(
+            "kubeproxy_sync_proxy_rules_iptables_last",
+            "[ALPHA] iptables rules that the last sync wrote.",
+            ("table", *FAMILY),
+        )
+        self.iptables_restore_failures = Counter(
+            "kubeproxy_sync_proxy_rules_iptables_restore_failures_total",
+            "[ALPHA] Syncs of which iptables-restore refused anything.",
+            FAMILY,
+        )
+        self.iptables_partial_restore_failures = Counter(
+            "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+            "[ALPHA] The same, of syncs that write only what changed.",
+            FAMILY,
+        )
+        self.invalid_packets = Sampled(
+            "kubeproxy_iptables_ct_state_invalid_dropped_packets_total",
+            "[ALPHA] Packets dropped because connection tracking called them INVALID.",
+            lambda: self.packet_counts().get(INVALID_COUNTER),
+        )
+        self.localhost_packets = Sampled(
+            "kubeproxy_iptables_localhost_nodeports_accepted_packets_total",
+            "[ALPHA] Packets to NodePorts on localhost that were accepted.",
+            lambda: self.packet_counts().get(LOCALHOST_COUNTER),
         )
 
     def _define_changes(self) -> None:

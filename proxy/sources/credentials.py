@@ -288,6 +288,16 @@ def _seconds_since_epoch(timestamp: str | None) -> float | None:
     return datetime.fromisoformat(timestamp).timestamp() - EXPIRY_MARGIN_S
 
 
+def server_of(location: ApiLocation) -> str:
+    """Return the API server's address as it is configured; raises as ``Credentials.check``."""
+    if location.master:
+        return location.master
+    if location.kubeconfig:
+        _, cluster = user_of(_read_kubeconfig(location.kubeconfig), location.kubeconfig)
+        return str(cluster["server"])
+    return _in_cluster_server()
+
+
 def _in_cluster_server() -> str:
     host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
     if not host or not port:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from proxy.config.resolve import resolve
 from proxy.config.types import ProxyConfig
 from proxy.conntrack.stale import CleanupRequest
 from proxy.engine import loop, publisher, start_gate
+from proxy.engine.data_plane import DataPlane
 from proxy.engine.loop import Engine, Kernel
 from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.publisher import Outlets, Publisher
@@ -230,7 +231,8 @@ class Rig:
     An engine with everything around it.
 
     ``rig.turn(*items)`` lets the engine take these items and do one round of work; ``rig.nft`` is
-    the kernel of the first family; *nft* hands in one that a predecessor has written to.
+    the kernel of the first family; *nft* hands in one that a predecessor has written to. *plane*
+    makes another data plane than nftables, given the monotonic clock.
     """
 
     def __init__(
@@ -240,6 +242,7 @@ class Rig:
         families: tuple[IPFamily, ...] = (V4,),
         wait_for_node: bool = True,
         nft: FakeNft | None = None,
+        plane: Callable[[Callable[[], float]], DataPlane] | None = None,
     ) -> None:
         self.time = FakeTime()
         patch.setattr(loop, "time", self.time)
@@ -262,14 +265,12 @@ class Rig:
             self.told,  # type: ignore[arg-type]
         )
         self.store = ClusterStore(families, NODE)
+        make = plane or (lambda clock: NftablesPlane(self.ports, monotonic=clock))
         self.engine = Engine(
             self.config,
             NODE,
             self.store,
-            Kernel(
-                NftablesPlane(self.ports, monotonic=self.time.monotonic),
-                lambda family: self.addresses[family],
-            ),
+            Kernel(make(self.time.monotonic), lambda family: self.addresses[family]),
             Publisher(outlets),
             wait_for_node=wait_for_node,
             on_started=self._note_start,

@@ -10,7 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from proxy.backends.xtables import KUBE_PREFIX
 from proxy.model.services import ServicePortName
+
+_ADDED = (f"-A {KUBE_PREFIX}", f"-I {KUBE_PREFIX}")
 
 
 class Line(NamedTuple):
@@ -46,6 +49,11 @@ class Section:
     def remove(self, chain: str, origin: ServicePortName | None = None) -> None:
         """Remove an empty chain that nothing leads to."""
         self.lines.append(Line(f"-X {chain}", origin))
+
+    @property
+    def rule_count(self) -> int:
+        """How many rules it adds to chains that are not built in."""
+        return sum(line.text.startswith(_ADDED) for line in self.lines)
 
     def __bool__(self) -> bool:
         return bool(self.lines)

@@ -162,14 +162,16 @@ class _PortCompiler:
 
     def _chains(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         plan = self.plan
-        internal = next(f for f in plan.frontends if f.kind is FrontendKind.CLUSTER_IP)
+        # A service port that lost its ClusterIP to another one has none.
+        internal = next((f for f in plan.frontends if f.kind is FrontendKind.CLUSTER_IP), None)
         external = [
             f
             for f in plan.frontends
             if f.kind is not FrontendKind.CLUSTER_IP and f.route is not Route.NOWHERE
         ]
-        masquerade: tuple[str, ...] = ()
-        if internal.route is not Route.NOWHERE:
+        inside, masquerade = "", tuple[str, ...]()
+        if internal is not None and internal.route is not Route.NOWHERE:
+            inside = self._internal_chain(internal)
             masquerade = tuple(self._masquerade_outsiders(internal))
         if external:
             chain = f"{names.EXTERNAL}{self.hash}"
@@ -181,7 +183,7 @@ class _PortCompiler:
         for prefix, targets in pools:
             if targets:
                 chain = f"{prefix}{self.hash}"
-                own = masquerade if chain == self._internal_chain(internal) else ()
+                own = masquerade if chain == inside else ()
                 yield chain, (*own, *self._balance(targets))
         for target in plan.reachable:
             text = target_text(target)

@@ -32,7 +32,8 @@ class Running:
 
     Attributes:
         mode: NFTABLES, IPTABLES or IPVS; "" for none of them, so that all goes.
-        kind: the iptables backend the mode writes with; what the other one has goes.
+        kind: the iptables backend the mode writes with; what the other one has goes. Without it
+            the mode's rules stay in both.
         pids: told of the programs started here, so that a monitor knows their edits as its own.
     """
 
@@ -55,7 +56,8 @@ def clean_tables(running: Running) -> Outcome:
             with closing(NetlinkNft(family)) as nft:
                 outcome.add(_named(remove_nftables(nft), family.value))
     for kind, family, port in _iptables_ports(running.pids):
-        stays = _RULES.get(running.mode, owned.NOTHING) if kind == running.kind else owned.NOTHING
+        is_other = running.kind is not None and kind != running.kind
+        stays = owned.NOTHING if is_other else _RULES.get(running.mode, owned.NOTHING)
         outcome.add(_named(remove_iptables(port, stays), f"{family.value}, iptables-{kind}"))
     return outcome
 

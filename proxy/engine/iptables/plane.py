@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proxy.backends.iptables.ruleset import IptablesRules
 from proxy.backends.iptables.settings import IptablesSettings
-from proxy.config.types import ProxyConfig
+from proxy.config.types import IPTABLES, ProxyConfig
 from proxy.engine.iptables.reconciler import IptablesReconciler, RulesPort
 from proxy.engine.node_settings import NodeView, base_settings, node_port_restriction
 from proxy.engine.start_gate import FatalError
@@ -40,8 +40,28 @@ class KernelFacts:
     tcp_be_liberal: bool = False
 
 
+def route_localnet() -> None:
+    """Let packets to 127.0.0.0/8 be translated; KUBE-FIREWALL keeps those from outside away."""
+    tree = SysctlTree()
+    try:
+        if tree.read(ROUTE_LOCALNET) != "1":
+            tree.write(ROUTE_LOCALNET, 1)
+            log.info("Set sysctl", entry=ROUTE_LOCALNET, value=1)
+    except SysctlError as error:
+        raise FatalError(
+            f"{error}; NodePorts on localhost need it: set iptables.localhostNodePorts: false, "
+            "nodePortAddresses without loopback, or let this process write the parameter"
+        ) from error
+
+
 class IptablesPlane:
-    """A DataPlane; *own_pids* are those of the programs that changed rules for us."""
+    """
+    A DataPlane; *own_pids* are those of the programs that changed rules for us.
+
+    *allow_localnet* prepares the node for NodePorts on localhost; it may raise FatalError.
+    """
+
+    mode = IPTABLES
 
     def __init__(
         self,
@@ -51,12 +71,14 @@ class IptablesPlane:
         *,
         explain: Callable[[IPFamily], str] = lambda _: "",
         own_pids: Callable[[], frozenset[int]] = frozenset,
+        allow_localnet: Callable[[], None] = route_localnet,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ports = ports
         self._backend = backend
         self._facts = facts
         self._own_pids = own_pids
+        self._allow_localnet = allow_localnet
         self._monotonic = monotonic
         self.explain = explain
 
@@ -85,7 +107,7 @@ class IptablesPlane:
     ) -> IptablesReconciler:
         """Return the reconciler of one family's rules."""
         if settings.localhost_node_ports:
-            _route_localnet()
+            self._allow_localnet()
         return IptablesReconciler(
             IptablesRules(settings),
             self._ports[family],
@@ -103,17 +125,3 @@ def _localhost_node_ports(config: ProxyConfig, view: NodeView, family: IPFamily)
     if family is not IPFamily.IPV4 or not config.iptables.localhost_node_ports:
         return False
     return node_port_restriction(config, view, family).covers_ipv4_loopback
-
-
-def _route_localnet() -> None:
-    """Let packets to 127.0.0.0/8 be translated; KUBE-FIREWALL keeps those from outside away."""
-    tree = SysctlTree()
-    try:
-        if tree.read(ROUTE_LOCALNET) != "1":
-            tree.write(ROUTE_LOCALNET, 1)
-            log.info("Set sysctl", entry=ROUTE_LOCALNET, value=1)
-    except SysctlError as error:
-        raise FatalError(
-            f"{error}; NodePorts on localhost need it: set iptables.localhostNodePorts: false, "
-            "nodePortAddresses without loopback, or let this process write the parameter"
-        ) from error

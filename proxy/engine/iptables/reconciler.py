@@ -24,6 +24,7 @@ from proxy.engine.reconciler import Reconciler, SyncResult
 from proxy.engine.start_order import first_batches
 from proxy.kernel.command import CommandError
 from proxy.kernel.iptables import RestoreRejected
+from proxy.kernel.legacy_entries import TableContent
 from proxy.model.services import ServicePortName
 from proxy.plan.service_plan import ServicePortPlan
 
@@ -41,6 +42,9 @@ class RulesPort(RuleReader, Protocol):
 
     def chains(self, table: str, /) -> frozenset[str]:
         """Return the names of a table's chains."""
+
+    def content(self, table: str, /) -> TableContent | None:
+        """Return the number of rules of each chain; None when that cannot be had cheaply."""
 
 
 class IptablesReconciler(Reconciler):
@@ -81,6 +85,20 @@ class IptablesReconciler(Reconciler):
     def held(self) -> Sequence[ServicePortName]:
         """Return the service ports that have rules."""
         return self.rules.held()
+
+    def rule_totals(self) -> Mapping[str, int]:
+        """Return how many rules our chains hold, by table."""
+        return self.rules.rule_totals()
+
+    def is_intact(self) -> bool:
+        """Return whether our chains have as many rules as they should, and are jumped to."""
+        return self.in_sync and all(map(self._is_intact, (NAT, FILTER, MANGLE)))
+
+    def _is_intact(self, table: str) -> bool:
+        content = self._port.content(table)
+        if content is None or not self.rules.agrees(table, content.rules):
+            return False
+        return content.jumps.issuperset((j.chain, j.target) for j in _JUMPS if j.table == table)
 
     @property
     def is_large(self) -> bool:
@@ -244,6 +262,8 @@ class IptablesReconciler(Reconciler):
         if filled:
             result.kernel_s += self._port.restore(render(filled))
             result.requests += sum(len(section.lines) for section in filled)
+            for section in filled:
+                result.rules[section.table] += section.rule_count
 
 
 _JUMPS = (*names.JUMPS, *names.KUBELET_JUMPS)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from proxy.backends.ipvs.settings import IpvsSettings
-from proxy.config.types import ProxyConfig
+from proxy.config.types import IPVS, ProxyConfig
 from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.engine.ipvs.reconciler import IpvsReconciler
 from proxy.engine.node_settings import NodeView, base_settings, is_loopback
@@ -33,6 +33,8 @@ class IpvsOptions:
 
 class IpvsPlane:
     """A DataPlane; *own_pids* are those of the programs that changed rules for us."""
+
+    mode = IPVS
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from proxy.backends.nftables.table import NftablesTable
 from proxy.backends.settings import Settings
-from proxy.config.types import ProxyConfig
+from proxy.config.types import NFTABLES, ProxyConfig
 from proxy.engine.nftables.reconciler import NftReconciler
 from proxy.engine.node_settings import NodeView, base_settings
 from proxy.kernel.nft_monitor import ForeignEdit
@@ -18,6 +18,8 @@ from proxy.plan.planner import Planner
 
 class NftablesPlane:
     """A DataPlane; *explain* says what the kernel lacks for a family, "" for nothing."""
+
+    mode = NFTABLES
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.backends.nftables import layout
 from proxy.backends.nftables.service_chains import Entry, entry_chains, learn_chain
-from proxy.backends.nftables.settings import LocalTraffic, Settings
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.kernel.trials import trials
 from proxy.model.addresses import IPFamily
 from proxy.netfilter.wire import Msg, attributes, iterate_attributes
