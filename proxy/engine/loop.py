@@ -288,8 +288,8 @@ class Engine:
                 applied = proxy.write(retries)
                 self._published(proxy, applied, time.perf_counter() - started)
                 self._clean_flows(proxy, applied)
-            elif now >= proxy.reconciler.upkeep_due():
-                proxy.reconciler.upkeep()
+            elif now >= proxy.reconciler.upkeep_due() and (what := proxy.reconciler.upkeep()):
+                self._note_edit(ForeignEdit(family, (what,), (), "verification", ""))
         if periodic:
             self._restate_at = _next_restate()
 

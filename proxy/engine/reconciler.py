@@ -143,9 +143,9 @@ class Reconciler(ABC):
         """Return the monotonic time at which ``upkeep`` wants to be called; infinity for never."""
         return float("inf")
 
-    def upkeep(self) -> SyncResult:
-        """Do what becomes due by itself, without any change."""
-        return SyncResult()
+    def upkeep(self) -> str:
+        """Do what becomes due by itself; return "" or what others have changed meanwhile."""
+        return ""
 
     # -- what is due -------------------------------------------------------------------------
 

@@ -3,12 +3,15 @@
 
 By default against the stub API server, in a network namespace made for it. With ``--kubeconfig``
 and ``--netns`` against a real API server that already holds the Services, and with ``--kube-proxy``
-beside a kube-proxy program, one after the other on the same API server.
+beside a kube-proxy program, one after the other on the same API server. ``--modes`` names the data
+planes; ipvs needs a kernel that has it (``python -m tests.uml.run -- python -m
+tests.benchmarks.run --modes ipvs --sizes 100,1000,5000``).
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -25,7 +28,17 @@ from tests.benchmarks.cluster import Api, ProbeService, api_of_kubeconfig
 from tests.benchmarks.measure import TARGETS, Figures, measure
 
 SIZES = (1_000, 10_000, 50_000)
-GOALS = {1_000: (0.9, 5, 60), 10_000: (2.0, 5, 100), 50_000: (8.0, 5, None)}
+LEGACY = "iptables-legacy"
+MODES = ("nftables", "iptables", LEGACY, "ipvs")
+# By mode and services: seconds to start, milliseconds for a change, megabytes.
+GOALS: dict[tuple[str, int], tuple[float | None, float, int | None]] = {
+    ("nftables", 1_000): (0.9, 5, 60),
+    ("nftables", 10_000): (2.0, 5, 100),
+    ("nftables", 50_000): (8.0, 5, None),
+    ("iptables", 1_000): (1.2, 30, None),
+    ("iptables", 10_000): (6.0, 60, 120),
+    (LEGACY, 10_000): (4.0, 800, 120),
+}
 FLAT = 1.5  # largest allowed growth of the cost of one change from the first to the last size
 _PREFIX = "kpctl-bench-"
 _KPCTL = Path(sys.executable).with_name("kpctl")
@@ -38,16 +51,21 @@ def main() -> int:
     Console().print(_table(figures))
     if options.output:
         options.output.write_text(json.dumps([_as_json(one) for one in figures], indent=1))
-    missed = [text for one in figures if one.program == "kpctl" for text in _missed(one)]
-    missed += _not_flat([one for one in figures if one.program == "kpctl"])
+    missed = [text for one in figures if one.program.startswith("kpctl") for text in _missed(one)]
+    for mode in ("nftables", "ipvs"):
+        missed += _not_flat(mode, [one for one in figures if one.program == f"kpctl {mode}"])
     for text in missed:
         print(f"goal missed: {text}")
     return 1 if missed and options.check else 0
 
 
+_ALL = f"of {', '.join(MODES)}, separated by commas"
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--sizes", type=lambda t: [int(n) for n in t.split(",")], default=SIZES)
+    parser.add_argument("--modes", type=lambda t: t.split(","), default=["nftables"], help=_ALL)
     parser.add_argument("--endpoints", type=int, default=3)
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--kubeconfig", type=Path)
@@ -61,13 +79,14 @@ def _options() -> argparse.Namespace:
 
 
 def _stub(options: argparse.Namespace) -> Iterator[Figures]:
-    for size in options.sizes:
+    for mode, size in itertools.product(options.modes, options.sizes):
         with _node() as node, node.enter(), _stub_server(node, size, options.endpoints) as url:
             api = Api(url)
-            with _config(api="") as config:
+            with _config(mode, api="") as config:
+                _choose_backend(node, mode)
                 service = ProbeService.create(api, options.vip, TARGETS[0])
                 argv = [str(_KPCTL), "run", "--config", str(config), "--master", url]
-                yield _measure("kpctl", argv, node, service, options, size)
+                yield _measure(f"kpctl {mode}", argv, node, service, options, size)
 
 
 def _real(options: argparse.Namespace) -> Iterator[Figures]:
@@ -78,15 +97,20 @@ def _real(options: argparse.Namespace) -> Iterator[Figures]:
         size = 1 + int(listed["metadata"].get("remainingItemCount", 0))
         node.ip([f"addr replace {target}/32 dev lo" for target in TARGETS])
         service = ProbeService.create(api, options.vip, TARGETS[0])
-        with _config(api=str(options.kubeconfig)) as config:
-            programs = {"kpctl": [str(_KPCTL), "run"]}
-            if options.kube_proxy:
-                programs["kube-proxy"] = [str(options.kube_proxy)]
-            for program, start in programs.items():
+        programs = {"kpctl": [str(_KPCTL), "run"]}
+        if options.kube_proxy:
+            programs["kube-proxy"] = [str(options.kube_proxy)]
+        for mode, (program, start) in itertools.product(options.modes, programs.items()):
+            with _config(mode, api=str(options.kubeconfig)) as config:
                 node.run(["nft", "flush", "ruleset"])
                 argv = [*start, "--config", str(config)]
-                yield _measure(program, argv, node, service, options, size)
+                yield _measure(f"{program} {mode}", argv, node, service, options, size)
         service.delete()
+
+
+def _choose_backend(node: Namespace, mode: str) -> None:
+    if mode == LEGACY:  # where kubelet has left its mark is where the rules go
+        node.run(["iptables-legacy", "-t", "mangle", "-N", "KUBE-KUBELET-CANARY"])
 
 
 def _measure(
@@ -97,8 +121,9 @@ def _measure(
     options: argparse.Namespace,
     size: int,
 ) -> Figures:
-    changes = options.changes if program == "kpctl" else options.kube_proxy_changes
-    log = Path(tempfile.gettempdir()) / f"{program}-{size}.log"
+    is_kpctl = program.startswith("kpctl")
+    changes = options.changes if is_kpctl else options.kube_proxy_changes
+    log = Path(tempfile.gettempdir()) / f"{program.replace(' ', '-')}-{size}.log"
     figures = measure(program, argv, node, service, services=size, changes=changes, log=log)
     print(f"{program}, {size} services: measured", file=sys.stderr)
     return figures
@@ -138,11 +163,11 @@ def _stub_server(node: Namespace, services: int, endpoints: int) -> Iterator[str
 
 
 @contextmanager
-def _config(*, api: str) -> Iterator[Path]:
+def _config(mode: str, *, api: str) -> Iterator[Path]:
     content = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
-        "mode": "nftables",
+        "mode": mode.removesuffix("-legacy"),
         "hostnameOverride": "node-0",
         "clusterCIDR": "10.0.0.0/8",
         "clientConnection": {"kubeconfig": api},
@@ -177,20 +202,21 @@ def _table(figures: list[Figures]) -> Table:
 
 
 def _missed(one: Figures) -> Iterator[str]:
-    start, change, memory = GOALS.get(one.services, (None, 5, None))
+    _, _, mode = one.program.partition(" ")
+    start, change, memory = GOALS.get((mode, one.services), (None, float("inf"), None))
     if start and one.start_s > start:
-        yield f"{one.services} services: start {one.start_s:.2f} s > {start} s"
+        yield f"{mode}, {one.services} services: start {one.start_s:.2f} s > {start} s"
     if one.median_ms > change or one.p99_ms > 3 * change:
-        yield f"{one.services} services: change {one.median_ms:.2f}/{one.p99_ms:.2f} ms"
+        yield f"{mode}, {one.services} services: change {one.median_ms:.2f}/{one.p99_ms:.2f} ms"
     if memory and one.pss_mb > memory:
-        yield f"{one.services} services: {one.pss_mb:.0f} MB > {memory} MB"
+        yield f"{mode}, {one.services} services: {one.pss_mb:.0f} MB > {memory} MB"
 
 
-def _not_flat(figures: list[Figures]) -> list[str]:
+def _not_flat(mode: str, figures: list[Figures]) -> list[str]:
     if len(figures) < 2:
         return []
     ratio = figures[-1].median_ms / figures[0].median_ms
-    return [f"one change grows {ratio:.2f} times over the sizes"] if ratio > FLAT else []
+    return [f"{mode}: one change grows {ratio:.2f} times over the sizes"] if ratio > FLAT else []
 
 
 def _as_json(one: Figures) -> dict[str, object]:

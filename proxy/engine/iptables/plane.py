@@ -24,7 +24,7 @@ log = get_logger(__name__)
 ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
 # The cost of one transaction grows with the square of its size on nf_tables; the legacy kernel
 # copies the whole table at each one.
-_CHAINS_AT_ONCE = {"nft": 400, "legacy": 1_000_000}
+_CHAINS_AT_ONCE = {"nft": 400, "legacy": 15_000}
 
 
 @dataclass(frozen=True, slots=True)

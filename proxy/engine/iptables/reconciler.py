@@ -8,9 +8,10 @@ each of these in one transaction, so that each service port changes over at one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from itertools import count
+from typing import Protocol, TypeVar
 
 from proxy.backends.iptables import names
 from proxy.backends.iptables.restore import Line, Section, place_of, render
@@ -26,12 +27,15 @@ from proxy.kernel.command import CommandError
 from proxy.kernel.iptables import RestoreRejected
 from proxy.kernel.legacy_entries import TableContent
 from proxy.model.services import ServicePortName
+from proxy.plan.planner import Changes
 from proxy.plan.service_plan import ServicePortPlan
 
 # What an iptables port raises: refusals, unreadable tables; missing, failing or hanging programs.
 TROUBLE = (OSError, CommandError)
 LARGE_CLUSTER_ENDPOINTS = 1000
 _MOST_REFUSALS = 64
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 class RulesPort(RuleReader, Protocol):
@@ -109,40 +113,51 @@ class IptablesReconciler(Reconciler):
 
     def change(self, changes: Mapping[ServicePortName, ServicePortPlan | None]) -> SyncResult:
         """Write changed service ports; needs to be in sync."""
-        result, left = SyncResult(), dict(changes)
+        result = SyncResult()
+        self._change(dict(changes), result)
+        return result
+
+    def _change(self, left: Changes, result: SyncResult) -> None:
+        """Write changed service ports; half by half if nobody says whose line is refused."""
         for _ in range(_MOST_REFUSALS):
             change = self.rules.change(left, endpoint_comments=not self.is_large)
             try:
                 self._restore(change.sections, result)
             except RestoreRejected as rejected:
-                culprit = self._culprit(change, rejected, result)
-                if culprit is None:
+                suspects = self._suspects(change, rejected, result)
+                if not suspects:
                     self._lose(rejected, result)
-                    return result
-                self._put_aside({culprit: left.pop(culprit)}, rejected.message, result)
+                    return
+                if len(suspects) > 1:
+                    break
+                name = suspects[0]
+                self._put_aside({name: left.pop(name)}, rejected.message, result)
             except TROUBLE as error:
                 self._lose(error, result)
-                return result
+                return
             else:
                 self.rules.commit(change.placed)
                 self._forget_failures(left)
-                return result
-        self._lose(OSError("too many service ports are refused"), result)
-        return result
+                return
+        for half in _halves(left):
+            if self.in_sync:
+                self._change(half, result)
 
-    def _culprit(
+    def _suspects(
         self, change: RuleChange, rejected: RestoreRejected, result: SyncResult
-    ) -> ServicePortName | None:
-        """Return whose line was refused, everything else being as before; None if it is not."""
+    ) -> Sequence[ServicePortName]:
+        """Return whose line may have been refused, all being as before; nobody if it is not."""
         place = place_of(change.sections, rejected.line) if rejected.line else None
         if rejected.transient or place is None or place.line.text.startswith(("-D", "-X")):
-            return None  # our memory of the rules is wrong, or nobody in particular is to blame
-        undone = [_undo(section) for section in change.sections[: place.section]]
+            return ()  # our memory of the rules is wrong, or nobody in particular is to blame
+        before = change.sections[: place.section]
+        if not all(line.text.startswith("-A") for section in before for line in section.lines):
+            return ()
         try:
-            self._restore(undone, result)
+            self._restore(map(_undo, before), result)
         except TROUBLE:
-            return None
-        return place.line.origin
+            return ()
+        return tuple(change.placed) if place.line.origin is None else (place.line.origin,)
 
     # -- everything --------------------------------------------------------------------------
 
@@ -218,32 +233,76 @@ class IptablesReconciler(Reconciler):
             shared |= chunk.shared
         for name in refused:
             self._keep(name, placed, shared)
-        for attempt in range(_MOST_REFUSALS):
-            sections = self.rules.dispatch(shared)
-            try:
-                self._restore(sections, result)
-                break
-            except RestoreRejected as rejected:
-                culprit = _origin(sections, rejected)
-                if culprit is None or attempt == _MOST_REFUSALS - 1:
-                    raise
-                refused[culprit] = rejected.message
-                del placed[culprit], shared[culprit]
+        self._dispatch(placed, shared, refused, result)
         return placed
 
     def _write_chunk(
         self, chunk: Chunk, refused: dict[ServicePortName, str], result: SyncResult
     ) -> None:
-        for attempt in range(_MOST_REFUSALS):
+        """Write own chains; half by half if nobody says whose line is refused."""
+        for _ in range(_MOST_REFUSALS):
             try:
                 self._restore([chunk.section], result)
                 return
             except RestoreRejected as rejected:
                 culprit = _origin([chunk.section], rejected)
-                if culprit is None or attempt == _MOST_REFUSALS - 1:
+                if culprit is None and len(chunk.placed) == 1:
+                    culprit = next(iter(chunk.placed))
+                if rejected.transient or not (culprit or rejected.at_commit):
                     raise
+                if culprit is None:
+                    break
                 refused[culprit] = rejected.message
                 chunk.leave_out(culprit)
+        for half in chunk.halves():
+            self._write_chunk(half, refused, result)
+        for name in chunk.placed.keys() & refused.keys():
+            chunk.leave_out(name)
+
+    def _dispatch(
+        self,
+        placed: dict[ServicePortName, Placed],
+        shared: dict[ServicePortName, tuple[SharedRule, ...]],
+        refused: dict[ServicePortName, str],
+        result: SyncResult,
+    ) -> None:
+        """Write the shared chains, without service ports whose rules are refused."""
+        for attempt in count():
+            sections = self.rules.dispatch(shared)
+            try:
+                self._restore(sections, result)
+                return
+            except RestoreRejected as rejected:
+                culprit = _origin(sections, rejected)
+                culprits = [culprit] if culprit else []
+                if rejected.at_commit or attempt >= _MOST_REFUSALS:
+                    culprits = self._tried(shared, result)
+                    self._restore(_tables_with(names.CANARY), result)
+                if rejected.transient or not culprits:
+                    raise
+                for name in culprits:
+                    refused[name] = rejected.message
+                    del placed[name], shared[name]
+
+    def _tried(
+        self, shared: Mapping[ServicePortName, tuple[SharedRule, ...]], result: SyncResult
+    ) -> list[ServicePortName]:
+        """Return whose shared rules are refused, by trying them in chains nothing leads to."""
+        rules = [(name, rule) for name, found in shared.items() for rule in found]
+        sections = _tables_with(names.CANARY)
+        for section in sections:
+            for name, (table, _, rule) in rules:
+                if table == section.table:
+                    section.append(names.CANARY, rule, name)
+        try:
+            self._restore(sections, result)
+        except RestoreRejected as rejected:
+            if rejected.transient:
+                raise
+            if len(shared) == 1:
+                return list(shared)
+            return [name for half in _halves(shared) for name in self._tried(half, result)]
+        return []
 
     def _keep(
         self,
@@ -272,6 +331,20 @@ _JUMPS = (*names.JUMPS, *names.KUBELET_JUMPS)
 def _origin(sections: Sequence[Section], rejected: RestoreRejected) -> ServicePortName | None:
     place = place_of(sections, rejected.line) if rejected.line else None
     return place.line.origin if place and not rejected.transient else None
+
+
+def _tables_with(chain: str) -> list[Section]:
+    """Return sections that make or empty a chain in the tables of shared chains."""
+    sections = [Section(NAT), Section(FILTER)]
+    for section in sections:
+        section.declare(chain)
+    return sections
+
+
+def _halves(items: Mapping[K, V]) -> Iterator[dict[K, V]]:
+    keys = list(items)
+    for part in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+        yield {key: items[key] for key in part}
 
 
 def _undo(section: Section) -> Section:

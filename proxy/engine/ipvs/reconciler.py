@@ -126,18 +126,18 @@ class IpvsReconciler(Reconciler):
         """Return when real servers that drain, or what the kernel holds, are to be looked at."""
         return min(self._draining.due, self._verify_at)
 
-    def upkeep(self) -> SyncResult:
-        """Delete real servers that have drained; find out whether others changed what is ours."""
+    def upkeep(self) -> str:
+        """Delete real servers that have drained; return what others changed of what is ours."""
         result, now = SyncResult(), self._monotonic()
         try:
             if now >= self._draining.due:
                 self._apply(((o, None) for o in self._draining.ended(now)), result, _GONE)
             if now >= self._verify_at:
                 self._verify_at = now + VERIFY_S
-                self._verify(result)
+                return self._damage()
         except TROUBLE as error:
             self._lose(error, result)
-        return result
+        return ""
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -265,13 +265,14 @@ class IpvsReconciler(Reconciler):
         for kind in names.SETS:
             self._ports.sets.create(set_header(kind, self.settings))
 
-    def _verify(self, result: SyncResult) -> None:
+    def _damage(self) -> str:
         there = self._ports.servers.servers(self.settings.family)
         wanted = self._state.virtual_servers
-        bound = self._ports.links.addresses_of(DEVICE, self.settings.family)
-        unbound = self._state.addresses() - bound
-        if unbound or any(there.get(key) != server for key, server in wanted.items()):
-            self._lose(OSError("virtual servers or addresses were changed by others"), result)
+        if any(there.get(key) != server for key, server in wanted.items()):
+            return "virtual servers deleted or changed"
+        if self._state.addresses() - self._ports.links.addresses_of(DEVICE, self.settings.family):
+            return f"addresses removed from {DEVICE}"
+        return ""
 
 
 def set_header(kind: SetKind, settings: Settings) -> SetHeader:
