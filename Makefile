@@ -2,7 +2,7 @@
 # "make" alone lists them.
 
 .DEFAULT_GOAL := help
-.PHONY: help root setup lab lint fix unit test bench clean
+.PHONY: help root setup tools lab lint fix unit test ipvs bench clean
 
 # Options for the program behind a target: make lab ARGS=--once
 ARGS ?=
@@ -34,8 +34,16 @@ fix: setup ## let ruff correct and format the code
 unit: setup ## tests that need neither root nor a kernel feature
 	.venv/bin/pytest -n $(JOBS) -m "not kernel" $(ARGS)
 
-test: root setup lint ## everything, packets included (root); a skipped test is a failure
+# What only tests need, apart from what kpctl itself does.
+tools: root setup
+	@scripts/setup --tests
+
+test: tools lint ## everything, packets included (root); a skipped test is a failure
 	.venv/bin/pytest -n $(JOBS) --no-skips $(ARGS)
+	.venv/bin/python -m tests.uml.run -- pytest --no-skips tests/ipvs
+
+ipvs: tools ## tests of IPVS mode alone, on a kernel that has it: user-mode Linux (root)
+	.venv/bin/python -m tests.uml.run -- pytest --no-skips $(or $(ARGS),tests/ipvs)
 
 bench: root setup ## start, change, memory and CPU at several sizes (root)
 	.venv/bin/python -m tests.benchmarks.run $(ARGS)

@@ -169,7 +169,7 @@ def _cluster_objects(scenario: Scenario) -> Iterator[Manifest]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": dict(node.labels)},
-        "status": {"addresses": [{"type": "InternalIP", "address": node.ips[0]}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": ip} for ip in node.ips[:1]]},
     }
     yield {
         "apiVersion": "networking.k8s.io/v1",

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.kernel.command import ToolMissing
 from tests.packets.flows.attempts import Probe
 from tests.packets.flows.judge import Observation, attempts_for, describe, holds, observe
 from tests.packets.flows.probes import Exchange, exchange
@@ -20,6 +21,12 @@ from tests.packets.flows.site import Site
 
 SETTLE_S = 3.0
 _EXCERPT_LINES = 30
+# What shows each data plane's rules, by IP family; of those that are not in use nothing is shown.
+_COMMON_LISTINGS = (("nft", "list", "ruleset"), ("ipvsadm", "-Sn"), ("ipset", "save"))
+_LISTINGS = {
+    4: (*_COMMON_LISTINGS, ("iptables-legacy-save",)),
+    6: (*_COMMON_LISTINGS, ("ip6tables-legacy-save",)),
+}
 
 
 class ProxyUnderTest(Protocol):
@@ -134,11 +141,25 @@ def _send_some(
 
 
 def _excerpt(site: Site, flow: Flow) -> str:
-    """The lines of the node's rules that speak of the flow's destination or endpoints."""
-    listing = site.node.run(["nft", "list", "ruleset"], check=False).stdout.splitlines()
+    """What the node's kernel was told about the flow's destination or endpoints."""
+    listings = [_listing(site, program) for program in _LISTINGS[_family(flow.target.ip)]]
+    listing = [line for lines in listings for line in lines]
     words = [flow.target.ip, f". {flow.target.port} ", *(at.ip for at in flow.expect.endpoints)]
+    words.append(f"{flow.protocol.lower()}:{flow.target.port}")  # as ipset spells a port
     lines = [line for line in listing if any(word in line for word in words)]
     shown = [f"    {line.strip()}" for line in lines[:_EXCERPT_LINES]]
     if not shown:
-        return f"    (nothing in {len(listing)} lines of `nft list ruleset` speaks of it)"
+        return f"    (nothing in {len(listing)} lines of the kernel's rules speaks of it)"
     return "\n".join(shown)
+
+
+def _listing(site: Site, program: Sequence[str]) -> list[str]:
+    """What a program prints of the node; nothing where it is not installed."""
+    try:
+        return site.node.run(program, check=False).stdout.splitlines()
+    except ToolMissing:
+        return []
+
+
+def _family(address: str) -> int:
+    return 6 if ":" in address else 4
