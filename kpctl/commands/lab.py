@@ -32,6 +32,8 @@ class Mode(enum.StrEnum):
     """The proxy modes that the lab can run."""
 
     NFTABLES = "nftables"
+    IPTABLES = "iptables"
+    IPVS = "ipvs"
 
 
 class Output(enum.StrEnum):
@@ -75,7 +77,7 @@ def run(
         from kpctl.lab import state
         from kpctl.lab.build import Lab, require_environment
 
-        require_environment()
+        require_environment(mode.value)
         sessions.sweep(name)
         lab = Lab(state.claim(name, mode.value), services)
         if once:

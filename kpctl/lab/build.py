@@ -24,7 +24,8 @@ from proxy.kernel.command import PACKAGES, STDOUT, Process, find_tool
 
 HEALTHZ_PORT = 10256
 
-_TOOLS = ("ip", "nft")
+# What the proxy runs in each mode, or what shows its rules.
+_TOOLS = {"nftables": ("ip", "nft"), "iptables": ("ip", "iptables"), "ipvs": ("ip", "iptables")}
 _POD_START_S = 10
 _PROXY_START_S = 20
 _PROXY_STOP_S = 3
@@ -32,9 +33,9 @@ _POLL_S = 0.01
 _LOG_LINES_IN_ERROR = 8
 
 
-def require_environment() -> None:
+def require_environment(mode: str = "") -> None:
     """
-    Refuse early what could only fail later.
+    Refuse early what could only fail later; *mode* is that of a proxy which is to start.
 
     Raises:
         LabError: Not root, or tools are missing; all of them are named (exit code 4).
@@ -43,7 +44,7 @@ def require_environment() -> None:
         raise LabError(
             "the lab makes network namespaces and needs root: sudo kpctl lab …", ENVIRONMENT
         )
-    missing = [tool for tool in _TOOLS if find_tool(tool) is None]
+    missing = [tool for tool in _TOOLS.get(mode, ("ip",)) if find_tool(tool) is None]
     if missing:
         packages = " ".join(PACKAGES[tool] for tool in missing)
         raise LabError(

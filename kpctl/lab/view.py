@@ -77,6 +77,14 @@ def summary(tallies: Sequence[Tally]) -> str:
     return f"{outcomes.total()} sent: {', '.join([*parts, f'{unexpected} unexpected'])}"
 
 
+# What shows the rules of each mode.
+_LISTINGS = {
+    "nftables": "nft list table ip kube-proxy",
+    "iptables": "iptables-save -t nat",
+    "ipvs": "ipvsadm -Ln",
+}
+
+
 def title(record: LabRecord) -> str:
     """The lab in one line."""
     return f"kpctl lab {record.name}: mode {record.mode}, namespaces {record.prefix}*"
@@ -89,7 +97,7 @@ def hints(record: LabRecord, *, several: bool) -> list[str]:
     curl = [f"{run} -- curl -s 10.96.0.10", f"{run} --in client -- curl -s 192.0.2.11:30080"]
     return [
         *(curl if find_tool("curl") else []),
-        f"{run} -- nft list table ip kube-proxy",
+        f"{run} -- {_LISTINGS[record.mode]}",
         f"edit {record.directory}/manifests/shop-web.yaml",
     ]
 

@@ -92,7 +92,7 @@ class IpsetPort(Protocol):
         """Delete all entries; raises NetlinkError."""
 
     def destroy(self, name: str) -> None:
-        """Remove a set; raises NetlinkError."""
+        """Remove a set if it is there; raises NetlinkError."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -239,9 +239,13 @@ class NetlinkIpset:
             self._netlink.request(FLUSH, 0, name_request(self._protocol, name))
 
     def destroy(self, name: str) -> None:
-        """Remove a set; raises SetRefusal with EBUSY when it is in use, ENOENT when missing."""
+        """Remove a set; one that is not there is no error. Raises SetRefusal, EBUSY if in use."""
         with _named(SetHeader(name, "", 0)):
-            self._netlink.request(DESTROY, 0, name_request(self._protocol, name))
+            try:
+                self._netlink.request(DESTROY, 0, name_request(self._protocol, name))
+            except NetlinkError as error:
+                if error.errno != errno.ENOENT:  # which only older kernels say
+                    raise
 
     def close(self) -> None:
         """Close the socket; closing twice is harmless."""

@@ -36,7 +36,7 @@ def test_all_missing_tools_are_named_with_their_packages(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(build, "find_tool", lambda _: None)
     with pytest.raises(LabError, match=r"ip and nft.*install iproute2 nftables") as raised:
-        build.require_environment()
+        build.require_environment("nftables")
     assert raised.value.exit_code == 4
 
 
