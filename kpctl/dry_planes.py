@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from kpctl.planes import addresses_elsewhere
 from proxy.backends.nftables.text import render_table
-from proxy.config.types import IPTABLES, NFTABLES, ProxyConfig
+from proxy.config.types import IPTABLES, IPVS, ProxyConfig
 from proxy.engine.data_plane import DataPlane
 from proxy.engine.family import FamilyProxy
 from proxy.engine.iptables.plane import IptablesPlane, KernelFacts
+from proxy.engine.ipvs.plane import IpvsOptions, IpvsPlane
+from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.nftables.reconciler import NftReconciler
+from proxy.kernel.addresses import local_addresses
+from proxy.kernel.dry_ipvs import AcceptingIpset, AcceptingIpvs, AcceptingLinks
 from proxy.kernel.dry_run import AcceptingIptables, AcceptingNft
 from proxy.kernel.xtables_backend import Backend
 from proxy.model.addresses import IPFamily
@@ -23,17 +28,20 @@ class DryPlane:
     A data plane on kernels that hold nothing and accept everything.
 
     ``text`` returns what a family's kernel would hold, or be told, after the first
-    synchronisation: input for the program that writes such rules.
+    synchronisation: input for the programs that write such things. ``addresses`` returns the
+    node's own packed addresses.
     """
 
     plane: DataPlane
     text: Callable[[FamilyProxy], str]
+    addresses: Callable[[IPFamily], frozenset[bytes]] = local_addresses
 
 
-def build_dry_plane(config: ProxyConfig, families: Sequence[IPFamily]) -> DryPlane | None:
-    """Return the configured mode's plane, None for a mode that cannot be shown; needs no rights."""
-    build = _BUILDERS.get(config.mode)
-    return build(families) if build else None
+def build_dry_plane(config: ProxyConfig, families: Sequence[IPFamily]) -> DryPlane:
+    """Return the configured mode's plane; needs no rights."""
+    if config.mode == IPTABLES:
+        return _iptables(families)
+    return _ipvs(families) if config.mode == IPVS else _nftables(families)
 
 
 def _nftables(families: Sequence[IPFamily]) -> DryPlane:
@@ -59,15 +67,38 @@ def _iptables(families: Sequence[IPFamily]) -> DryPlane:
     )
 
     def text(proxy: FamilyProxy) -> str:
-        program = _RESTORE[proxy.family]
-        header = f"# {program} --noflush, {proxy.name}\n"
-        return header + "".join(ports[proxy.family].inputs)
+        return _restore_input(proxy, ports[proxy.family])
 
     return DryPlane(plane, text)
 
 
+def _ipvs(families: Sequence[IPFamily]) -> DryPlane:
+    """Suppose an IPVS that knows the scheduler, and a present-day iptables."""
+    rules = {family: AcceptingIptables() for family in families}
+    servers = {family: AcceptingIpvs() for family in families}
+    sets = {family: AcceptingIpset() for family in families}
+    links = {family: AcceptingLinks() for family in families}
+    ports = {f: IpvsPorts(servers[f], sets[f], links[f], rules[f]) for f in families}
+
+    def text(proxy: FamilyProxy) -> str:
+        family = proxy.family
+        parts = (
+            ("ip -batch -", links[family].lines),
+            ("ipset restore", sets[family].lines),
+            ("ipvsadm --restore", servers[family].lines),
+        )
+        told = [
+            f"# {program}, {proxy.name}\n" + "".join(map("{}\n".format, lines))
+            for program, lines in parts
+        ]
+        return "".join(told) + _restore_input(proxy, rules[family])
+
+    return DryPlane(IpvsPlane(ports, IpvsOptions(drain_limit_s=0)), text, addresses_elsewhere)
+
+
+def _restore_input(proxy: FamilyProxy, port: AcceptingIptables) -> str:
+    header = f"# {_RESTORE[proxy.family]} --noflush, {proxy.name}\n"
+    return header + "".join(port.inputs)
+
+
 _RESTORE = {IPFamily.IPV4: "iptables-restore", IPFamily.IPV6: "ip6tables-restore"}
-_BUILDERS: Mapping[str, Callable[[Sequence[IPFamily]], DryPlane]] = {
-    NFTABLES: _nftables,
-    IPTABLES: _iptables,
-}

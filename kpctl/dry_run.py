@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kpctl.cluster_source import EventLog, make_source
 from kpctl.dry_planes import build_dry_plane
-from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK, USAGE
+from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
 from kpctl.version import kubernetes_version
 from proxy.config.gates import gate_enabled
 from proxy.config.node import node_name
@@ -19,7 +19,6 @@ from proxy.config.types import ProxyConfig
 from proxy.engine.loop import Engine, Kernel
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.engine.start_gate import NEEDED, FatalError
-from proxy.kernel.addresses import local_addresses
 from proxy.kernel.rights import supported_families
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
@@ -44,9 +43,6 @@ def dry_run(
     name = node_name(config.hostname_override, socket.gethostname())
     families = supported_families()
     dry = build_dry_plane(config, families)
-    if dry is None:
-        log.error("command failed", err=f"--dry-run cannot show mode {config.mode}")
-        return USAGE
     metrics = ProxyMetrics(BuildInfo(git_version=kubernetes_version()))
     health = ProxyHealth(2 * config.sync_period_s, SystemClock())
     source, _ = make_source(config, master, manifests, name, metrics)
@@ -57,7 +53,7 @@ def dry_run(
         config,
         name,
         store,
-        Kernel(dry.plane, local_addresses),
+        Kernel(dry.plane, dry.addresses),
         Publisher(Outlets(metrics, health, {}, EventLog(), None)),
         wait_for_node=manifests is None,
         on_started=lambda: engine.stop(),

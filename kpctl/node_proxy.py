@@ -324,7 +324,7 @@ class _NodeProxy:
 
     def _watch_kernel(self) -> None:
         watch = self._built.watch()
-        addresses = AddressMonitor()
+        addresses = AddressMonitor(self._built.device)
         self._monitors += [watch.monitor, addresses]
         self._relay("kernel-monitor", watch.monitor.edits(), lambda edit: edit)
         self._relay("address-monitor", addresses.changes(), lambda _: AddressesChanged())

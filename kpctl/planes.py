@@ -65,13 +65,15 @@ class BuiltPlane:
 
     ``watch`` starts to watch; it is called after the first synchronisation, because the kernel
     would otherwise prepare a notification for each of its parts. ``running`` is what stays when
-    leftovers are removed; ``addresses`` returns the node's own packed addresses.
+    leftovers are removed; ``addresses`` returns the node's own packed addresses, which are
+    those of all devices but ``device``.
     """
 
     plane: DataPlane
     watch: Callable[[], Watch]
     running: Running
     addresses: Callable[[IPFamily], frozenset[bytes]] = local_addresses
+    device: str = ""
 
 
 def build_plane(
@@ -131,11 +133,11 @@ def _ipvs(config: ProxyConfig, families: Sequence[IPFamily], drain_limit_s: floa
         plane,
         tables.watch,
         tables.running(IPVS),
-        _addresses_elsewhere,
+        addresses_elsewhere,
     )
 
 
-def _addresses_elsewhere(family: IPFamily) -> frozenset[bytes]:
+def addresses_elsewhere(family: IPFamily) -> frozenset[bytes]:
     """Return the node's addresses without those that IPVS mode binds itself."""
     with contextlib.closing(NetlinkLinks()) as links:
         return links.addresses_elsewhere(DEVICE, family)

@@ -72,10 +72,7 @@ class Reconciler(ABC):
         in_sync: the kernel holds what is remembered; if not, everything must be stated anew.
         failures: service ports the kernel refused.
         found_something: the first restatement met what somebody had left under our names.
-        restates_hourly: everything is stated anew once an hour, in case something went unnoticed.
     """
-
-    restates_hourly = True
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.in_sync = False
@@ -85,6 +82,11 @@ class Reconciler(ABC):
         self._retry_s = _FIRST_RETRY_S
         self._restate_due = 0.0
         self._losses = RepairPacing()
+
+    @property
+    def restates_hourly(self) -> bool:
+        """Whether everything is stated anew once an hour, in case something went unnoticed."""
+        return True
 
     # -- what is held ------------------------------------------------------------------------
 

@@ -6,10 +6,12 @@ import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from proxy.kernel.netlink import (
     NETLINK_ROUTE,
     DumpInterrupted,
+    Message,
     NetlinkError,
     NetlinkSocket,
     split_messages,
@@ -60,11 +62,15 @@ def _dump(route: NetlinkSocket, family: IPFamily, wanted: Callable[[int], bool])
 
 
 class AddressMonitor:
-    """Wakes up whenever an interface gains or loses an address."""
+    """Wakes up whenever an interface other than *except_device* gains or loses an address."""
 
-    def __init__(self) -> None:
+    def __init__(self, except_device: str = "") -> None:
         groups = (_RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV6_IFADDR)
         self._socket = NetlinkSocket(NETLINK_ROUTE, groups=groups)
+        self._ignored = 0
+        if except_device:
+            with suppress(OSError):  # not there yet: then all devices count
+                self._ignored = socket.if_nametoindex(except_device)
 
     def changes(self) -> Iterator[None]:
         """Yield once for each batch of changes, for ever; ends when the socket is closed."""
@@ -76,8 +82,13 @@ class AddressMonitor:
                     return
                 yield None
                 continue
-            if any(m.type in (RTM_NEWADDR, RTM_DELADDR) for m in split_messages(data)):
+            if any(map(self._matters, split_messages(data))):
                 yield None
+
+    def _matters(self, message: Message) -> bool:
+        if message.type not in (RTM_NEWADDR, RTM_DELADDR):
+            return False
+        return bool(IFADDRMSG.unpack_from(message.payload)[4] != self._ignored)
 
     def close(self) -> None:
         """Stop listening; ``changes`` ends."""

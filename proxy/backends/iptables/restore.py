@@ -23,6 +23,9 @@ class Line(NamedTuple):
     origin: ServicePortName | None = None
 
 
+COMMIT = Line("COMMIT")
+
+
 @dataclass(slots=True)
 class Section:
     """Lines for one table."""
@@ -78,10 +81,12 @@ def render(sections: Iterable[Section]) -> str:
 
 
 def place_of(sections: Iterable[Section], number: int) -> Place | None:
-    """Return what stands on line *number* (from 1) of the rendered text; None for a frame line."""
+    """Return what stands on line *number* (from 1) of the rendered text; None for ``*table``."""
     first = 2  # behind "*table"
     for index, section in enumerate(sections):
         if first <= number < first + len(section.lines):
             return Place(index, section.lines[number - first])
         first += len(section.lines) + 2
+        if number == first - 2:
+            return Place(index, COMMIT)
     return None

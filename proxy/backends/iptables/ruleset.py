@@ -75,6 +75,18 @@ class Chunk:
         del self.placed[name], self.shared[name]
         self.section.lines = [line for line in self.section.lines if line.origin != name]
 
+    def halves(self) -> Iterator[Chunk]:
+        """Yield two chunks with half of the service ports each."""
+        names = list(self.placed)
+        for part in (names[: len(names) // 2], names[len(names) // 2 :]):
+            chosen = set(part)
+            lines = [line for line in self.section.lines if line.origin in chosen]
+            yield Chunk(
+                Section(self.section.table, lines),
+                {name: self.placed[name] for name in part},
+                {name: self.shared[name] for name in part},
+            )
+
 
 class IptablesRules:
     """The remembered rules of one family."""

@@ -96,6 +96,7 @@ class IptablesPlane:
             masquerade_all=base.masquerade_all,
             local_traffic=base.local_traffic,
             node_port_addresses=base.node_port_addresses,
+            service_cidrs=base.service_cidrs,
             localhost_node_ports=_localhost_node_ports(config, view, family),
             drop_invalid=not self._facts.tcp_be_liberal,
             random_fully=self._backend.random_fully,

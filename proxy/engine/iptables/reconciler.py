@@ -105,6 +105,11 @@ class IptablesReconciler(Reconciler):
         return content.jumps.issuperset((j.chain, j.target) for j in _JUMPS if j.table == table)
 
     @property
+    def restates_hourly(self) -> bool:
+        """Whether that is cheap; kube-proxy draws the line at the same size."""
+        return not self.is_large
+
+    @property
     def is_large(self) -> bool:
         """Whether kube-proxy would leave out the comments of endpoints' rules."""
         return self._endpoint_total() > LARGE_CLUSTER_ENDPOINTS

@@ -68,6 +68,7 @@ class IpvsPlane:
             masquerade_all=base.masquerade_all,
             local_traffic=base.local_traffic,
             node_port_addresses=base.node_port_addresses,
+            service_cidrs=base.service_cidrs,
             scheduler=config.ipvs.scheduler or DEFAULT_SCHEDULER,
             node_addresses=local,
             node_port_servers=frozenset(filter(_takes_node_ports, wanted)),
