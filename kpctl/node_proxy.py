@@ -22,7 +22,7 @@ from proxy.config.convert import to_v1alpha1
 from proxy.config.gates import KNOWN_GATES, gate_enabled
 from proxy.config.node import node_name
 from proxy.config.startup import family_mismatches, node_port_warnings
-from proxy.config.types import NFTABLES, ProxyConfig
+from proxy.config.types import IPVS, NFTABLES, ProxyConfig
 from proxy.config.watch import FileWatch
 from proxy.conntrack.settings import setting_writes
 from proxy.engine.debug_pages import DebugPages
@@ -43,7 +43,7 @@ from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
 from proxy.model.addresses import IPFamily, Network, parse_network, unpack_address
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
-from proxy.runtime.events import Event, NodeEvents
+from proxy.runtime.events import Event, NodeEvents, warn_of_ipvs
 from proxy.runtime.health import ProxyHealth
 from proxy.runtime.http import MetricsPages, health_handler, metrics_handler
 from proxy.runtime.http_message import Handler
@@ -232,6 +232,8 @@ class _NodeProxy:
         self.engine.stop()
 
     def _on_starting(self, view: NodeView) -> None:
+        if self._config.mode == IPVS:
+            warn_of_ipvs(self._events, self._name)
         self._check_node(view)
         self._prepare_health_ports(view)
 

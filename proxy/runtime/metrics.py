@@ -75,6 +75,8 @@ class ProxyMetrics:
         self._registry: CollectorRegistry | None = None
         self.packet_counts: Callable[[], Mapping[str, int]] = dict
         self._define_sync()
+        self._define_iptables()
+        self._define_nftables()
         self._define_changes()
         self._define_conntrack_and_health()
         self._define_rest_client()
@@ -142,7 +144,8 @@ class ProxyMetrics:
             "[ALPHA] Service ports under a Local traffic policy with endpoints, but none here.",
             ("traffic_policy", *FAMILY),
         )
-        self._define_iptables()
+
+    def _define_nftables(self) -> None:
         self.nftables_sync_failures = Counter(
             "kubeproxy_sync_proxy_rules_nftables_sync_failures_total",
             "[ALPHA] Syncs that the kernel refused.",

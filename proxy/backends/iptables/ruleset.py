@@ -233,24 +233,28 @@ class IptablesRules:
         """Return the rules of a service port in shared chains, as the kernel holds them."""
         return self._rules(self._placed.get(name)).shared
 
-    def dispatch(self, shared: Mapping[ServicePortName, Iterable[SharedRule]]) -> list[Section]:
+    def dispatch(
+        self, shared: Mapping[ServicePortName, Iterable[SharedRule]], *, replacing: bool = True
+    ) -> list[Section]:
         """
-        Return the sections that replace all shared chains: nat first.
+        Return the sections that replace all shared chains, in the order of a change's.
 
-        A refusal has no effect on translated packets, so one that is late or stays too long does
-        not harm a service port that is served.
+        Which refusals are there already is not known, so all are added first if *replacing* what
+        somebody may still be served by.
         """
-        nat, refusals = Section(NAT), Section(FILTER)
+        added, nat, refusals = Section(FILTER), Section(NAT), Section(FILTER)
         for chain in (names.SERVICES, names.NODEPORTS):
             nat.declare(chain)
         for chain in _DISPATCH_FILTER:
             refusals.declare(chain)
         for name, rules in shared.items():
             for table, chain, rule in rules:
+                if replacing and table == FILTER:
+                    added.append(chain, rule, name)
                 (nat if table == NAT else refusals).append(chain, rule, name)
         for rule in node_port_dispatch(self.settings):
             nat.append(names.SERVICES, rule)
-        return [nat, refusals]
+        return [section for section in (added, nat, refusals) if section]
 
     def stale_chains(self, existing: Chains) -> list[str]:
         """Return chains of service ports in the nat table that are not ours; O(all of them)."""

@@ -54,7 +54,8 @@ def tally(rules: PortRules) -> Tally:
 
 def chain_sum(rules: Mapping[str, int]) -> int:
     """Return the number that stands for chains with as many rules; 0 for none."""
-    return sum(hash(item) & _HASH_BITS for item in rules.items())
+    # Not of a tuple: sums of such hashes are often alike when two chains exchange their counts.
+    return sum(hash(f"{chain} {count}") & _HASH_BITS for chain, count in rules.items())
 
 
 class Totals:

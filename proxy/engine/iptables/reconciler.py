@@ -34,6 +34,7 @@ from proxy.plan.service_plan import ServicePortPlan
 TROUBLE = (OSError, CommandError)
 LARGE_CLUSTER_ENDPOINTS = 1000
 _MOST_REFUSALS = 64
+_TABLES = (NAT, FILTER, MANGLE)
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -96,13 +97,15 @@ class IptablesReconciler(Reconciler):
 
     def is_intact(self) -> bool:
         """Return whether our chains have as many rules as they should, and are jumped to."""
-        return self.in_sync and all(map(self._is_intact, (NAT, FILTER, MANGLE)))
+        return self.in_sync and all(map(self._is_intact, _TABLES))
 
-    def _is_intact(self, table: str) -> bool:
+    def _is_intact(self, table: str) -> bool | None:
+        """Return whether what is ours is in a table; None where that cannot be told."""
         content = self._port.content(table)
-        if content is None or not self.rules.agrees(table, content.rules):
-            return False
-        return content.jumps.issuperset((j.chain, j.target) for j in _JUMPS if j.table == table)
+        if content is None:
+            return None
+        jumps = {(j.chain, j.target) for j in _JUMPS if j.table == table}
+        return self.rules.agrees(table, content.rules) and content.jumps >= jumps
 
     @property
     def restates_hourly(self) -> bool:
@@ -172,7 +175,7 @@ class IptablesReconciler(Reconciler):
         self._begin_restatement()
         refused: dict[ServicePortName, str] = {}
         try:
-            existing = {table: self._port.chains(table) for table in (MANGLE, NAT, FILTER)}
+            existing = {table: self._port.chains(table) for table in _TABLES}
             fresh = names.SERVICES not in existing[NAT]
             self.found_something = not fresh
             self._restore(self.rules.skeleton(existing), result)
@@ -196,6 +199,9 @@ class IptablesReconciler(Reconciler):
             stale = self.rules.stale_chains({NAT: self._port.chains(NAT)})
             for section in removals(stale, self._chains_at_once):
                 self._port.restore(render([section]))
+            # Who compares extents is not told of what others did while we wrote.
+            if False in map(self._is_intact, _TABLES):
+                self._lose(OSError("the rules were changed while they were restated"), SyncResult())
         except TROUBLE as error:
             return str(error)
         return ""
@@ -273,7 +279,7 @@ class IptablesReconciler(Reconciler):
     ) -> None:
         """Write the shared chains, without service ports whose rules are refused."""
         for attempt in count():
-            sections = self.rules.dispatch(shared)
+            sections = self.rules.dispatch(shared, replacing=self.found_something)
             try:
                 self._restore(sections, result)
                 return

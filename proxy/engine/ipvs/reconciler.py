@@ -139,6 +139,18 @@ class IpvsReconciler(Reconciler):
             self._lose(error, result)
         return ""
 
+    def is_intact(self) -> bool:
+        """Return whether our chains have as many rules as they should, and are jumped to."""
+        return self.in_sync and all(map(self._is_intact, (NAT, FILTER)))
+
+    def _is_intact(self, table: str) -> bool:
+        content = self._ports.rules.content(table)
+        if content is None:
+            return False
+        wanted = {chain: len(rules) for (t, chain), rules in self._chains.items() if t == table}
+        jumps = {(jump.chain, jump.target) for jump in names.JUMPS if jump.table == table}
+        return wanted.items() <= content.rules.items() and jumps <= content.jumps
+
     # -- inside ------------------------------------------------------------------------------
 
     def _write(self, change: IpvsChange) -> SyncResult:
