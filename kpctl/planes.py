@@ -173,8 +173,10 @@ class _Tables:
         for sentence in double_rule_sets(self.backend.kind):
             log.warning("There are two rule sets on this node", what=sentence)
         self.pids = RecentPids()
-        self._legacy = LegacyXtablesMonitor() if self.backend.kind == "legacy" else None
-        own_change = self._legacy.own_change if self._legacy else _unwatched
+        self._observer: LegacyXtablesMonitor | _Generations = (
+            LegacyXtablesMonitor() if self.backend.kind == "legacy" else _Generations()
+        )
+        own_change = self._observer.own_change
         self.ports = {
             family: QuietIptables(family, self.backend, self.pids, own_change)
             for family in families
@@ -186,7 +188,11 @@ class _Tables:
 
     def watch(self) -> Watch:
         """Start to watch."""
-        return Watch(self._legacy or NftXtablesMonitor(self.pids))
+        if isinstance(self._observer, LegacyXtablesMonitor):
+            return Watch(self._observer)
+        monitor = NftXtablesMonitor(self.pids)
+        missed = self._observer.has_foreign()
+        return Watch(monitor, tuple(map(unseen_edit, self.ports)) if missed else ())
 
     def running(self, mode: str) -> Running:
         """Return what stays when leftovers are removed."""
@@ -194,7 +200,7 @@ class _Tables:
 
 
 class QuietIptables(ProgramIptables):
-    """An iptables port whose own changes are not reported by a monitor that compares extents."""
+    """An iptables port that tells an observer which changes are its own."""
 
     def __init__(
         self,
@@ -212,8 +218,24 @@ class QuietIptables(ProgramIptables):
             return super().restore(text)
 
 
-def _unwatched() -> AbstractContextManager[None]:
-    return contextlib.nullcontext()
+class _Generations:
+    """Tells whether others changed nf_tables since our last change, by the kernel's count."""
+
+    def __init__(self) -> None:
+        self._netlink = NetlinkNft(IPFamily.IPV4)
+        self._last = self._netlink.generation()
+
+    @contextlib.contextmanager
+    def own_change(self) -> Iterator[None]:
+        """Make a change that is ours."""
+        try:
+            yield
+        finally:
+            self._last = self._netlink.generation()
+
+    def has_foreign(self) -> bool:
+        """Return whether there was another change since the last one of ours."""
+        return self._netlink.generation() != self._last
 
 
 def _is_liberal() -> bool:

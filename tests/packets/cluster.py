@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from proxy.backends.nftables.layout import AFFINITY, TABLE
+from proxy.kernel.command import Completed
 from proxy.kernel.nftables import NetlinkNft
 from proxy.model.addresses import IPFamily, unpack_address
 from tests.packets.flows.attempts import Outcome, Probe
@@ -29,6 +30,9 @@ BACKEND_PORT = 8080
 POD_NETWORKS = "10.0.0.0/8,fd00::/8"
 SERVICE_CIDR = "172.30.0.0/16"
 _LANDINGS = (Endpoint("10.180.0.1", BACKEND_PORT), Endpoint("fd00:10:180::1", BACKEND_PORT))
+MODES = ("nftables", "iptables", "iptables-legacy")
+_PROGRAMS = {4: "iptables", 6: "ip6tables"}
+_KUBELETS_HINT = "KUBE-IPTABLES-HINT"  # by which programs know which backend the node uses
 _ZONE = "topology.kubernetes.io/zone"
 
 
@@ -117,8 +121,9 @@ def slice_of(name: str, *pods: Manifest | str, protocol: str = "TCP", family: in
 class Cluster:
     """The node, its proxy, and packets through it."""
 
-    def __init__(self, site: Site, run: KpctlRun) -> None:
+    def __init__(self, site: Site, run: KpctlRun, mode: str) -> None:
         self.site = site
+        self.mode = mode
         self._run = run
 
     def start(self, *objects: Manifest) -> None:
@@ -135,9 +140,10 @@ class Cluster:
         changes = tuple(Change("delete", each) for each in objects)
         self._run.follow(Stage("delete", changes, (), ()))
 
-    def restart(self) -> None:
-        """Kill the proxy's process and start another; returns when that one serves."""
-        self._run.follow(Stage("restart", (), (), (), restart=True))
+    def restart(self, *objects: Manifest) -> None:
+        """Kill the proxy's process, write objects, and start another; returns when it serves."""
+        changes = tuple(Change("update", each) for each in objects)
+        self._run.follow(Stage("restart", changes, objects, (), restart=True))
 
     def send(
         self, source: str, ip: str, port: int = 80, protocol: str = "TCP", count: int = 1
@@ -180,6 +186,37 @@ class Cluster:
         listing = self.site.node.run(["nft", "list", "table", family, TABLE], check=False)
         return listing.stdout
 
+    def iptables(self, *arguments: str, family: int = 4, check: bool = True) -> Completed:
+        """Change the node's iptables rules, as another program does."""
+        program = f"{_PROGRAMS[family]}-{self._backend}"
+        return self.site.node.run([program, "-w", *arguments], check=check)
+
+    def add_rule(self, mark: str) -> None:
+        """Add a rule about an address to a chain of the proxy, as another program does."""
+        if self.mode == "nftables":
+            self.edit(f"add rule ip kube-proxy masquerading ip daddr {mark} accept")
+        else:
+            self.iptables("-t", "nat", "-I", "KUBE-POSTROUTING", "-d", mark, "-j", "ACCEPT")
+
+    def flush(self) -> None:
+        """Remove all rules of the node, as another program does; legacy keeps the chains."""
+        if self._backend == "nft":
+            self.edit("flush ruleset")
+            return
+        for family in _PROGRAMS:
+            for table in ("nat", "filter", "mangle"):
+                self.iptables("-t", table, "-F", family=family)
+
+    def listing(self, family: int = 4) -> str:
+        """The proxy's rules, or all rules of iptables, as people see them."""
+        if self.mode == "nftables":
+            return self.rules("ip" if family == 4 else "ip6")
+        return self.site.node.run([f"{_PROGRAMS[family]}-{self._backend}-save"]).stdout
+
+    @property
+    def _backend(self) -> str:
+        return "legacy" if self.mode.endswith("-legacy") else "nft"
+
     def remembered(self) -> dict[str, str]:
         """The backend by client that session affinity remembers, IPv4."""
         with self.site.node.enter():
@@ -206,8 +243,14 @@ def cluster(
     detect: Mapping[str, Any] | None = None,
     masquerade_all: bool = False,
     node_port_addresses: Sequence[str] = (),
+    localhost_node_ports: bool = False,
+    mode: str = "nftables",
 ) -> Iterator[Cluster]:
-    """A node with the proxy running on these objects; *detect* is its detectLocal settings."""
+    """
+    A node with the proxy running on these objects.
+
+    *detect* is its detectLocal settings, *mode* one of MODES.
+    """
     spec = NodeSpec(
         name=NODE,
         ip_family=4,
@@ -217,14 +260,17 @@ def cluster(
         cluster_cidr=None,
         masquerade_all=masquerade_all,
         node_port_addresses=tuple(node_port_addresses),
-        localhost_node_ports=False,
+        localhost_node_ports=localhost_node_ports,
         service_cidrs=(SERVICE_CIDR,),
     )
-    scenario = Scenario("cluster", "", "nftables", spec, ())
+    scenario = Scenario("cluster", "", mode.removesuffix("-legacy"), spec, ())
     directory.mkdir(exist_ok=True)
     with site_for(scenario) as site, kpctl_run(scenario, site, directory) as run:
         _configure(directory / "config.yaml", detect)
-        made = Cluster(site, run)
+        made = Cluster(site, run, mode)
+        if mode == "iptables-legacy":
+            for family in _PROGRAMS:
+                made.iptables("-t", "mangle", "-N", _KUBELETS_HINT, family=family)
         made.start(*objects)
         yield made
         assert "Traceback" not in run.log(), run.log()

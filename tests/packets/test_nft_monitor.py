@@ -11,8 +11,8 @@ import pytest
 from kpctl.lab.netns import Namespace, create_all, delete_all
 from proxy.backends.nftables import layout, requests
 from proxy.backends.nftables.requests import Change
-from proxy.backends.nftables.settings import Settings
 from proxy.backends.nftables.table import NftablesTable
+from proxy.backends.settings import Settings
 from proxy.kernel.nft_monitor import NftMonitor
 from proxy.kernel.nftables import NetlinkNft
 from proxy.model.addresses import IPFamily

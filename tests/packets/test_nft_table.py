@@ -14,9 +14,9 @@ import pytest
 from kpctl.lab.netns import Namespace, create_all, delete_all
 from proxy.backends.nftables import affinity, layout, requests
 from proxy.backends.nftables.requests import Change
-from proxy.backends.nftables.settings import LocalTraffic, Settings
 from proxy.backends.nftables.table import NftablesTable
 from proxy.backends.nftables.text import render_table
+from proxy.backends.settings import LocalTraffic, Settings
 from proxy.kernel.nft_monitor import NftMonitor
 from proxy.kernel.nftables import NetlinkNft, TransactionRejected
 from proxy.model.addresses import IPFamily, pack_address

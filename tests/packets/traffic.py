@@ -236,20 +236,30 @@ class Talkers(Background):
 
 
 class Caller(Background):
-    """Makes new connections, one after the other."""
+    """
+    Makes new connections, one after the other.
+
+    ``backends`` may be set to the addresses that may answer; ``reached`` are those that did.
+    """
 
     def __init__(self, site: Site, calls: Sequence[Call]) -> None:
         super().__init__(calls)
+        self.backends: frozenset[str] | None = None
+        self.reached: set[str] = set()
         self._site = site
 
     def step(self) -> Iterator[str]:
         """Every call is made once."""
         for call in self._calls:
             try:
-                made, _ = connect(self._site, call)
+                made, backend = connect(self._site, call)
                 close_at_once(made)
             except OSError as error:
                 yield f"{call}: {error!r}"
+            else:
+                self.reached.add(backend)
+                if self.backends is not None and backend not in self.backends:
+                    yield f"{call}: answered by {backend}"
             time.sleep(0.001)
 
 

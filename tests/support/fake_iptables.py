@@ -24,7 +24,9 @@ BUILT_IN = {
     "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
 }
-LOCKED = "Another app is currently holding the xtables lock; still 5s 0us time ahead to have a chance"
+LOCKED = (
+    "Another app is currently holding the xtables lock; still 5s 0us time ahead to have a chance"
+)
 _TERMINAL = frozenset(
     {"ACCEPT", "DROP", "RETURN", "REJECT", "MARK", "MASQUERADE", "DNAT", "SNAT", "LOG"}
 )
@@ -131,8 +133,9 @@ class FakeIptables:
         if not self.legacy:
             return None
         chains = self.tables[table]
-        jumps = {(chain, _target(rule)) for chain in BUILT_IN[table] for rule in chains[chain]}
-        return TableContent({chain: len(rules) for chain, rules in chains.items()}, frozenset(jumps))
+        jumps = ((chain, _target(rule)) for chain in BUILT_IN[table] for rule in chains[chain])
+        counts = {chain: len(rules) for chain, rules in chains.items()}
+        return TableContent(counts, frozenset(jump for jump in jumps if jump[1] in chains))
 
     def rules(self, table: str, chain: str) -> list[str]:
         """Return a chain's rules; empty when there is none."""
@@ -155,14 +158,10 @@ class FakeIptables:
             for table, chains in self.tables.items()
         }
 
-    def expanded(self, chain: str, table: str = "nat") -> tuple[object, ...]:
-        """A chain's rules, each with the expanded chain that it leads to."""
-        chains = self.tables[table]
-        found = []
-        for rule in chains[chain]:
-            target = _target(rule)
-            found.append((rule, self.expanded(target, table) if target in chains else ()))
-        return tuple(found)
+    def followed(self, rule: str) -> tuple[object, ...]:
+        """A rule of the nat table, and what it leads to, each rule likewise."""
+        chain = self.tables["nat"].get(_target(rule), ())
+        return rule, tuple(map(self.followed, chain))
 
     def leads_to(self, chain: str) -> set[str]:
         """All ``IP:port`` that a chain of the nat table can translate to."""
@@ -195,8 +194,11 @@ class FakeIptables:
             staged[chain].remove(rule)
         else:
             assert verb in ("-A", "-I"), line
+            if self.legacy and _target(rule) not in (_TERMINAL | staged.keys() | {""}):
+                raise _Refused("")
             if not self.legacy and self._is_refused(rule):
-                raise _Refused(f"{_NFT}\nline {{}}: RULE_APPEND failed (Invalid argument): rule in chain {chain}")
+                said = f"RULE_APPEND failed (Invalid argument): rule in chain {chain}"
+                raise _Refused(f"{_NFT}\nline {{}}: {said}")
             staged[chain].insert(0 if verb == "-I" else len(staged[chain]), rule)
 
     def _remove(self, staged: Table, chain: str) -> None:

@@ -82,7 +82,7 @@ def canonical(ruleset: Ruleset) -> str:
     return render(
         {
             table: {
-                name: Chain(chain.policy, _by_service_port(chain.rules))
+                name: Chain(chain.policy, _byservice_port(chain.rules))
                 if (table, name) in _SHARED
                 else chain
                 for name, chain in chains.items()
@@ -99,7 +99,7 @@ def differences(recorded: Ruleset, found: Ruleset) -> str:
     return "\n".join(lines)
 
 
-def _by_service_port(rules: Iterable[str]) -> tuple[str, ...]:
+def _byservice_port(rules: Iterable[str]) -> tuple[str, ...]:
     """
     Sort the rules by service port; those of one port keep their order.
 
@@ -107,11 +107,12 @@ def _by_service_port(rules: Iterable[str]) -> tuple[str, ...]:
     jumps to KUBE-NODEPORTS must be last.
     """
     ordered: list[str] = []
-    for _, run in groupby(rules, key=lambda rule: bool(_service_port(rule))):
-        ordered += sorted(run, key=_service_port)  # stable: nothing moves in a run without ports
+    for _, run in groupby(rules, key=lambda rule: bool(service_port(rule))):
+        ordered += sorted(run, key=service_port)  # stable: nothing moves in a run without ports
     return tuple(ordered)
 
 
-def _service_port(rule: str) -> str:
+def service_port(rule: str) -> str:
+    """Return the name of the service port that a rule's comment begins with, or ""."""
     match = _SERVICE_PORT.search(rule)
     return match[1] if match else ""

@@ -117,7 +117,7 @@ def remove_ipvs(
         busy_stay: Deleting a virtual server cuts its connections. With True those that have
             some stay, with their addresses, the device and the sets, and are named in
             ``remaining``: call again every few seconds while it is not empty, and at last
-            without this.
+            without this. Their real servers get weight 0: no new connection is theirs.
         pause: Waits some seconds.
 
     """
@@ -197,14 +197,30 @@ class _Removal:
         operations: list[Operation] = []
         for family in IPFamily:
             for server in filter(owned.has, port.servers(family).values()):
-                if busy_stay and _is_busy(port.real_servers(server)):
+                if busy_stay and _is_busy(reals := port.real_servers(server)):
                     busy.append(server.key)
+                    self._quiesce(port, server, reals)
                 else:
                     operations.append(Operation(Action.DELETE_SERVER, server))
         if operations:
             refusals = port.apply(operations)
             self._report("virtual server", [_name(o.server.key) for o in operations], refusals)
         return busy
+
+    def _quiesce(
+        self, port: ServersPort, server: VirtualServer, reals: Sequence[RealServer]
+    ) -> None:
+        """
+        Take no new connections: nobody keeps these endpoints up to date any more.
+
+        The running mode translates before IPVS sees a packet, but not for a Service without
+        endpoints, and refuses those only where packets are forwarded.
+        """
+        operations = [
+            Operation(Action.SET_REAL, server, real.key, 0) for real in reals if real.weight
+        ]
+        for error in filter(None, port.apply(operations) if operations else ()):
+            self.outcome.errors.append(f"virtual server {_name(server.key)}: {error}")
 
     def _remove_addresses(self, addresses: frozenset[bytes]) -> None:
         """Unbind: else packets to these addresses would reach what listens on this node."""

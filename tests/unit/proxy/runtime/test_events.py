@@ -1,4 +1,15 @@
-from proxy.runtime.events import Event, EventThrottle, NodeEvents, Regarding, event_object
+import io
+from types import SimpleNamespace
+
+from proxy.runtime.events import (
+    Event,
+    EventThrottle,
+    NodeEvents,
+    Regarding,
+    event_object,
+    warn_of_ipvs,
+)
+from proxy.runtime.logs import LogSettings, setup_logging
 
 SECOND = 1_000_000_000
 EVENTS = NodeEvents("node-a")
@@ -50,6 +61,25 @@ def test_fatal_bind_failures_are_events_of_the_node():
     reasons = [event.reason for event in (EVENTS.healthz_failed("e"), EVENTS.metrics_failed("e"))]
     assert reasons == ["FailedToStartProxierHealthcheck", "FailedToStartMetricServer"]
     assert EVENTS.healthz_failed("why").note == "why"
+
+
+def test_mode_ipvs_is_called_deprecated_in_the_log_and_in_an_event_of_the_node():
+    stream, told = io.StringIO(), []
+    setup_logging(LogSettings(), stream)
+    try:
+        warn_of_ipvs(SimpleNamespace(record=told.append), "node-a")
+    finally:
+        setup_logging(LogSettings())
+    (event,) = told
+    assert event.regarding == STARTED.regarding
+    assert (event.type, event.reason, event.action) == (
+        "Warning",
+        "IPVSDeprecation",
+        "StartKubeProxy",
+    )
+    assert stream.getvalue().startswith("E")
+    for text in (event.note, stream.getvalue()):
+        assert all(part in text for part in ("deprecated", "1.35", "1.40", "nftables"))
 
 
 def test_notes_and_names_keep_to_the_limits_of_the_api():

@@ -6,6 +6,8 @@ import timeit
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from proxy.backends.iptables.settings import COUNTERS, INVALID_COUNTER
+from proxy.runtime.instruments import Sampled
 from proxy.runtime.metrics import BuildInfo, ProxyMetrics
 
 SYNC = ["0.001", "0.002", "0.004", "0.008", "0.016", "0.032", "0.064", "0.128", "0.256", "0.512"]
@@ -35,6 +37,17 @@ CONTRACT = [
         {"traffic_policy", "ip_family"},
         None,
     ),
+    ("kubeproxy_sync_proxy_rules_iptables_total", "gauge", {"table", *FAMILY}, None),
+    ("kubeproxy_sync_proxy_rules_iptables_last", "gauge", {"table", *FAMILY}, None),
+    ("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "counter", FAMILY, None),
+    (
+        "kubeproxy_sync_proxy_rules_iptables_partial_restore_failures_total",
+        "counter",
+        FAMILY,
+        None,
+    ),
+    ("kubeproxy_iptables_ct_state_invalid_dropped_packets_total", "counter", set(), None),
+    ("kubeproxy_iptables_localhost_nodeports_accepted_packets_total", "counter", set(), None),
     ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", FAMILY, None),
     ("kubeproxy_sync_proxy_rules_nftables_cleanup_failures_total", "counter", FAMILY, None),
     ("kubeproxy_conntrack_reconciler_sync_duration_seconds", "histogram", FAMILY, SYNC),
@@ -61,7 +74,10 @@ def metrics():
 
 
 def touch_everything(metrics):
+    metrics.packet_counts = lambda: dict.fromkeys(COUNTERS, 7)
     for instrument in metrics._instruments():
+        if isinstance(instrument, Sampled):
+            continue
         labels = ["x"] * len(instrument.labels)
         if hasattr(instrument, "observe"):
             instrument.observe(0.3, *labels)
@@ -125,6 +141,18 @@ def test_labelled_series_exist_only_after_their_first_observation(metrics):
     assert "ip_family" not in text
     assert "kubeproxy_sync_proxy_rules_endpoint_changes_total 0.0\n" in text
     assert "kubeproxy_sync_proxy_rules_duration_seconds" not in text
+
+
+def test_packet_counters_are_read_at_each_scrape_and_absent_without_the_kernels(metrics):
+    name = "kubeproxy_iptables_ct_state_invalid_dropped_packets_total"
+    assert "kubeproxy_iptables_" not in metrics.render().decode()
+    packets = {INVALID_COUNTER: 3}
+    metrics.packet_counts = lambda: packets
+    assert f"{name} 3.0" in metrics.render().decode()
+    packets[INVALID_COUNTER] = 5
+    text = metrics.render().decode()
+    assert f"{name} 5.0" in text
+    assert "localhost_nodeports" not in text
 
 
 def test_the_build_info_names_major_and_minor(metrics):

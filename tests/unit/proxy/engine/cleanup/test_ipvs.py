@@ -45,6 +45,7 @@ class FakeKernel:
     devices: dict[str, set[bytes]] = field(default_factory=dict)
     busy_sets: dict[str, int] = field(default_factory=dict)
     refused: set[ServerKey] = field(default_factory=set)
+    quiescent: set[ServerKey] = field(default_factory=set)
     listed: int = 0
 
     def servers(self, family: IPFamily) -> Mapping[ServerKey, VirtualServer]:
@@ -55,16 +56,23 @@ class FakeKernel:
     def real_servers(self, server: VirtualServer) -> list[RealServer]:
         count = self.connections[server.key]
         real = RealKey(_packed("10.180.0.1"), 80)
-        return [RealServer(real, 1, active=count % 2, inactive=count // 2)]
+        weight = 0 if server.key in self.quiescent else 1
+        return [RealServer(real, weight, active=count % 2, inactive=count // 2)]
 
     def apply(self, operations: Sequence[Operation]) -> list[OSError | None]:
-        return [self._delete(operation) for operation in operations]
+        return [self._change(operation) for operation in operations]
 
-    def _delete(self, operation: Operation) -> OSError | None:
-        assert operation.action is Action.DELETE_SERVER
-        if operation.server.key in self.refused:
+    def _change(self, operation: Operation) -> OSError | None:
+        key = operation.server.key
+        if key in self.refused:
             return OSError(errno.EPERM, "no")
-        del self.connections[operation.server.key]
+        if operation.action is Action.SET_REAL:
+            assert (operation.real, operation.weight) == (RealKey(_packed("10.180.0.1"), 80), 0)
+            assert key not in self.quiescent
+            self.quiescent.add(key)
+            return None
+        assert operation.action is Action.DELETE_SERVER
+        del self.connections[key]
         return None
 
     def headers(self) -> dict[str, SetHeader]:
@@ -239,6 +247,25 @@ def test_a_busy_node_port_server_is_still_known_for_ours_at_the_next_look() -> N
     assert made.clean().remaining == []
     assert made.connections == {}
     assert made.contents == {}
+
+
+def test_a_busy_server_takes_no_new_connections_and_is_told_so_once() -> None:
+    busy, idle = _key(VIP, 80), _key(VIP, 443)
+    made = node(busy, idle)
+    made.connections[busy] = 1
+    for _ in range(2):
+        assert made.clean(busy_stay=True).remaining == [f"{VIP}:80/TCP"]
+        assert made.quiescent == {busy}
+
+
+def test_a_busy_server_that_cannot_be_told_is_named() -> None:
+    busy = _key(VIP, 80)
+    made = node(busy)
+    made.connections[busy] = 1
+    made.refused.add(busy)
+    outcome = made.clean(busy_stay=True)
+    assert outcome.remaining == [f"{VIP}:80/TCP"]
+    assert outcome.errors == [f"virtual server {VIP}:80/TCP: [Errno 1] no"]
 
 
 def test_a_server_that_stays_is_named_as_kubernetes_writes_it() -> None:
