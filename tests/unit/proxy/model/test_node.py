@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from proxy.config.convert import config_from_values
-from proxy.engine.node_settings import NodeView, table_settings
+from proxy.engine.node_settings import NodeView, base_settings
 from proxy.model.addresses import IPFamily
 from proxy.model.events import Removed, Replaced, Resource, Upserted
 from proxy.model.node import NodeInfo, read_node
@@ -26,7 +26,7 @@ def store() -> ClusterStore:
 
 def settings(cluster: ClusterStore, family: IPFamily, values: dict[str, Any]) -> Any:
     view = NodeView(NODE, cluster.node, {}, cluster.service_cidrs)
-    return table_settings(config_from_values(values), view, family)
+    return base_settings(config_from_values(values), view, family)
 
 
 @pytest.mark.parametrize("case", cases("addresses", "serviceCIDRs"))
