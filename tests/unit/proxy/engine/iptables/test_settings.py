@@ -6,7 +6,8 @@ import pytest
 
 from proxy.backends.iptables import names
 from proxy.engine.loop import AddressesChanged
-from tests.support.engine_rig import V4, endpoint_slice, many_services, service
+from proxy.model.events import Resource
+from tests.support.engine_rig import V4, endpoint_slice, many_services, removed, service
 from tests.support.fake_iptables import FakeIptables
 from tests.support.iptables_rig import IptablesRig
 
