@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kpctl.exit_codes import FINDINGS, OK
 from proxy.config.types import IPVS
 from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
 from proxy.engine.cleanup.outcome import Outcome
-from proxy.model.addresses import Network
+from proxy.model.addresses import IPFamily, Network
 from proxy.runtime.logs import get_logger
 
 log = get_logger(__name__)
 
 _LOOK_S = 5.0
+_SERVED_LOOK_S = 0.5
 
 
 def clean_up(exclude: Sequence[Network]) -> int:
@@ -42,18 +43,38 @@ class LeftoverRemoval:
         self._limit_s = limit_s or float("inf")
         self._stopping = threading.Event()
 
-    def start(self) -> None:
-        """Begin; the running mode must serve by now."""
-        threading.Thread(target=self._run, name="leftovers", daemon=True).start()
+    def start(self, waiting: Callable[[], Collection[IPFamily]] = frozenset) -> None:
+        """
+        Begin.
+
+        Args:
+            waiting: returns the families that the running mode does not serve yet. What was left
+                of them serves meanwhile, and stays.
+
+        """
+        threading.Thread(target=self._run, args=(waiting,), name="leftovers", daemon=True).start()
 
     def stop(self) -> None:
         """Remove nothing more."""
         self._stopping.set()
 
-    def _run(self) -> None:
-        _report(clean_tables(self._running))
-        if self._running.mode == IPVS:
-            return
+    def _run(self, waiting: Callable[[], Collection[IPFamily]]) -> None:
+        if self._clean_tables(waiting) and self._running.mode != IPVS:
+            self._clean_ipvs()
+
+    def _clean_tables(self, waiting: Callable[[], Collection[IPFamily]]) -> bool:
+        """Clean each family's tables once it is served; return whether all are."""
+        left = list(IPFamily)
+        while left:
+            unserved = waiting()
+            if served := [family for family in left if family not in unserved]:
+                _report(clean_tables(self._running, served))
+                left = [family for family in left if family not in served]
+            if left and self._stopping.wait(_SERVED_LOOK_S):
+                return False
+        return True
+
+    def _clean_ipvs(self) -> None:
         deadline = time.monotonic() + self._limit_s
         outcome = clean_ipvs(self._exclude, busy_stay=True)
         _report(outcome)
@@ -66,6 +87,6 @@ class LeftoverRemoval:
 
 def _report(outcome: Outcome) -> None:
     for sentence in outcome.removed:
-        log.info("Removed what another proxy mode left", what=sentence)
+        log.info("Removed what a node proxy left", what=sentence)
     for sentence in outcome.errors:
-        log.error("Cannot remove what another proxy mode left", what=sentence)
+        log.error("Cannot remove what a node proxy left", what=sentence)

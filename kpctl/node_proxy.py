@@ -264,7 +264,7 @@ class _NodeProxy:
     def _on_started(self) -> None:
         # Not before: the kernel would prepare a notification for every element of the start.
         self._watch_kernel()
-        self._leftovers.start()
+        self._leftovers.start(self._unserved)
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
@@ -272,6 +272,11 @@ class _NodeProxy:
         if served:
             log.info("Services are served", families=served)
         self._events.record(NodeEvents(self._name).started())
+
+    def _unserved(self) -> frozenset[IPFamily]:
+        """Return the families whose rules are not in force."""
+        families = self.engine.families.items()
+        return frozenset(f for f, proxy in families if not proxy.reconciler.in_sync)
 
     # -- servers -----------------------------------------------------------------------------
 

@@ -34,6 +34,8 @@ from proxy.netfilter.ipvs_messages import (
 )
 
 MODULE = "ip_vs"
+# Schedulers, types of sets and matches are loaded when they are asked for.
+_MODULES = (MODULE, "ip_vs_rr", "nf_conntrack", "dummy", "ip_set", "xt_set", "xt_ipvs")
 
 _LOAD_TIMEOUT_S = 30
 _TCP = 6
@@ -47,9 +49,16 @@ class IpvsMissing(OSError):
     def __init__(self) -> None:
         super().__init__(
             errno.EPROTONOSUPPORT,
-            f"the kernel has no IPVS: load its modules with 'modprobe {MODULE}', or install the "
-            "package that holds them (linux-modules-extra on some distributions)",
+            f"the kernel has no IPVS: load its modules with 'modprobe -a {' '.join(_MODULES)}' (on "
+            "the host, if this is a container; at every boot, if they are listed in "
+            "/etc/modules-load.d/ipvs.conf), or install the package that holds them "
+            "(linux-modules-extra on some distributions). Upstream has deprecated mode ipvs since "
+            "Kubernetes 1.35 and will refuse it by default from 1.40: mode nftables is its "
+            "successor and needs none of these modules",
         )
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class IpvsPort(Protocol):

@@ -80,11 +80,6 @@ class IpvsState:
         self._unanswered: dict[ServicePortName, tuple[ServerKey, ...]] = {}
         self._servers: dict[ServerKey, VirtualServer] = {}
 
-    @property
-    def virtual_servers(self) -> Mapping[ServerKey, VirtualServer]:
-        """The virtual servers that the kernel holds."""
-        return self._servers
-
     def plan_of(self, name: ServicePortName) -> ServicePortPlan | None:
         """Return the plan the kernel holds for a service port."""
         return self._plans.get(name)
@@ -107,6 +102,18 @@ class IpvsState:
         keys = [key for name in sorted(unanswered) for key in unanswered[name]]
         return chains(change.settings or self.settings, filled, keys)
 
+    def keeps_rules(self, change: IpvsChange) -> bool:
+        """Return whether the iptables chains are the same after a change as before it."""
+        if change.settings is not None:
+            return False
+        if any(self._unanswered.get(name, ()) != keys for name, keys in change.unanswered.items()):
+            return False
+        steps: dict[SetKind, int] = defaultdict(int)
+        for kind, step in self._size_steps(change):
+            steps[kind] += step
+        sizes = self._sizes
+        return all(bool(sizes[kind]) == bool(sizes[kind] + step) for kind, step in steps.items())
+
     def servers(self) -> Servers:
         """Return all virtual servers that are wanted; a pass over all service ports."""
         found: Servers = {}
@@ -114,21 +121,31 @@ class IpvsState:
             _take_servers(found, name, port_state(plan, self.settings))
         return found
 
-    def addresses(self) -> set[bytes]:
-        """Return the packed addresses that kube-ipvs0 holds."""
-        return {entry.address for kind, entry in self._counts if kind is IPVS_IPS}
+    def certain(
+        self, refused: Iterable[ServicePortName]
+    ) -> tuple[dict[ServerKey, VirtualServer], set[bytes]]:
+        """
+        Return the virtual servers and the packed addresses of kube-ipvs0 that must be there.
 
-    def wanting(
-        self,
-        kind: SetKind,
-        entry: SetEntry,
-        plans: Mapping[ServicePortName, ServicePortPlan | None],
-    ) -> list[ServicePortName]:
-        """Return which of *plans* ask for an entry; a pass over them, for a refusal only."""
+        Without those of service ports that were *refused*; a pass over all entries.
+        """
+        servers = dict(self._servers)
+        addresses = {entry.address for kind, entry in self._counts if kind is IPVS_IPS}
+        for name in refused:
+            if (plan := self._plans.get(name)) is not None:
+                state = port_state(plan, self.settings)
+                for key in state.servers:
+                    servers.pop(key, None)
+                addresses -= {entry.address for kind, entry in state.entries if kind is IPVS_IPS}
+        return servers, addresses
+
+    def wanting(self, kind: SetKind, entry: SetEntry, change: IpvsChange) -> list[ServicePortName]:
+        """Return whose plans in a change ask for an entry; a pass over them, for a refusal only."""
+        settings = change.settings or self.settings
         return [
             name
-            for name, plan in plans.items()
-            if plan is not None and (kind, entry) in port_state(plan, self.settings).entries
+            for name, plan in change.plans.items()
+            if plan is not None and (kind, entry) in port_state(plan, settings).entries
         ]
 
     # -- changes -----------------------------------------------------------------------------

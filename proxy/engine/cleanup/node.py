@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -42,20 +42,20 @@ class Running:
     pids: RecentPids | None = None
 
 
-def clean_tables(running: Running) -> Outcome:
+def clean_tables(running: Running, families: Collection[IPFamily] = tuple(IPFamily)) -> Outcome:
     """
     Remove all nf_tables and iptables rules of a node proxy that *running* does not need.
 
-    To be called when the running mode has written its own rules. A few milliseconds and no program
-    where there is nothing to remove; no module is loaded and no table made. Never raises for what
-    the kernel refuses: see the outcome.
+    To be called when the running mode has written its own rules of these *families*. A few
+    milliseconds and no program where there is nothing to remove; no module is loaded and no table
+    made. Never raises for what the kernel refuses: see the outcome.
     """
     outcome = Outcome()
     if running.mode != NFTABLES and may_have_nf_tables():
-        for family in IPFamily:
+        for family in families:
             with closing(NetlinkNft(family)) as nft:
                 outcome.add(_named(remove_nftables(nft), family.value))
-    for kind, family, port in _iptables_ports(running.pids):
+    for kind, family, port in _iptables_ports(families, running.pids):
         is_other = running.kind is not None and kind != running.kind
         stays = owned.NOTHING if is_other else _RULES.get(running.mode, owned.NOTHING)
         outcome.add(_named(remove_iptables(port, stays), f"{family.value}, iptables-{kind}"))
@@ -82,11 +82,13 @@ def clean_ipvs(exclude: Sequence[Network] = (), *, busy_stay: bool = False) -> O
         return Outcome(errors=[f"Cannot clean up IPVS: {error}"])
 
 
-def _iptables_ports(pids: RecentPids | None) -> Iterator[tuple[Kind, IPFamily, TablesPort]]:
+def _iptables_ports(
+    families: Collection[IPFamily], pids: RecentPids | None
+) -> Iterator[tuple[Kind, IPFamily, TablesPort]]:
     kinds: tuple[Kind, ...] = ("nft", "legacy") if may_have_nf_tables() else ("legacy",)
     for kind in kinds:
         backend = Backend(kind, "", _variant(kind))
-        for family in IPFamily:
+        for family in families:
             yield kind, family, ProgramIptables(family, backend, pids=pids)
 
 

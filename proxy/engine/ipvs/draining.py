@@ -7,7 +7,7 @@ last packet, and one that is used keeps the real server for ever. Here the wait 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from proxy.kernel.ipvs import IpvsPort
 from proxy.model.endpoints import target_text
@@ -72,10 +72,13 @@ class Draining:
         if self._waiting.pop(key, None) is not None:
             self._tidy(key)
 
-    def clear(self) -> None:
-        """Forget everything; what has weight 0 is found again by a restatement."""
-        self._waiting = {}
-        self._look_at = float("inf")
+    def found(self, present: Mapping[ServerKey, Collection[RealKey]]) -> None:
+        """Forget what the kernel does not hold any more; what it holds keeps its time limit."""
+        for key in list(self._waiting):
+            reals = self._waiting[key][1]
+            for real in reals.keys() - set(present.get(key, ())):
+                del reals[real]
+            self._tidy(key)
 
     def ended(self, now: float) -> list[Operation]:
         """Return what deletes real servers whose connections ended, or whose time is up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -13,12 +14,26 @@ from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.model.addresses import IPFamily, unpack_address
 from proxy.model.services import ServicePortName
 from proxy.netfilter.ipset import SetEntry
-from proxy.netfilter.ipvs import Action, Operation, RealKey, ServerKey
+from proxy.netfilter.ipvs import (
+    FORWARD_MASQ,
+    Action,
+    Operation,
+    RealKey,
+    RealServer,
+    ServerKey,
+)
 
 _NOBODY = ServicePortName("", "", "", "")
 _NODE_PORT_SETS = (
     (names.NODE_PORT_TCP, 6),
     (names.NODE_PORT_UDP, 17),
+)
+# An external address that is the node's own is only named in these.
+_FRONTEND_SETS = (
+    names.EXTERNAL_IP,
+    names.EXTERNAL_IP_LOCAL,
+    names.LOAD_BALANCER,
+    names.NODE_PORT_SCTP,
 )
 
 
@@ -27,11 +42,12 @@ class Found:
     """
     The kernel's content for one family.
 
-    ``weights`` are those of real servers that are not 1; ``bound`` are addresses on kube-ipvs0.
+    ``different`` are real servers whose weight is not 1 or that are not reached by NAT; ``bound``
+    are addresses on kube-ipvs0.
     """
 
     servers: Servers
-    weights: dict[tuple[ServerKey, RealKey], int]
+    different: set[tuple[ServerKey, RealKey]]
     entries: dict[SetKind, set[SetEntry]]
     bound: frozenset[bytes]
 
@@ -39,18 +55,22 @@ class Found:
 def look(ports: IpvsPorts, family: IPFamily) -> Found:
     """Read everything; the sets and the device must exist."""
     servers: Servers = {}
-    weights: dict[tuple[ServerKey, RealKey], int] = {}
+    different: set[tuple[ServerKey, RealKey]] = set()
     for key, server in ports.servers.servers(family).items():
         reals = ports.servers.real_servers(server)
         servers[key] = server, tuple(real.key for real in reals), _NOBODY
-        weights |= {(key, real.key): real.weight for real in reals if real.weight != 1}
+        different |= {(key, real.key) for real in reals if not _is_usual(real)}
     entries = {kind: ports.sets.entries(kind.name(family)) for kind in names.SETS}
     bound = frozenset(
         address
         for address in ports.links.addresses_of(DEVICE, family)
         if not unpack_address(address).startswith("fe80:")
     )
-    return Found(servers, weights, entries, bound)
+    return Found(servers, different, entries, bound)
+
+
+def _is_usual(real: RealServer) -> bool:
+    return real.weight == 1 and real.forward == FORWARD_MASQ
 
 
 def difference(
@@ -59,21 +79,23 @@ def difference(
     entries: dict[SetKind, set[SetEntry]],
     change: IpvsChange,
     settings: IpvsSettings,
+    made: Collection[ServerKey] = (),
 ) -> None:
     """
     Fill *change* with what leads from what was found to what is wanted.
 
-    Virtual servers that are neither wanted nor a proxy's stay: kube-proxy deletes those too.
+    Virtual servers that are neither wanted nor a proxy's stay: kube-proxy deletes those too. *made*
+    are a proxy's whatever they look like now.
     """
     before = {
         key: value
         for key, value in found.servers.items()
-        if key in servers or _is_ours(key, found, settings)
+        if key in servers or key in made or _is_ours(key, found, settings)
     }
     compare_servers(before, servers, change)
     for key, (server, reals, origin) in servers.items():
         for real in reals:
-            if (key, real) in found.weights:
+            if (key, real) in found.different:
                 step = Operation(Action.SET_REAL, server, real, 1)
                 change.raised.append(Step(step, origin))
     for kind in names.SETS:
@@ -92,8 +114,8 @@ def _is_ours(key: ServerKey, found: Found, settings: IpvsSettings) -> bool:
         return False
     if key.address in found.bound or SetEntry(key.address) in found.entries[names.IPVS_IPS]:
         return True
-    sctp = SetEntry(key.address, key.protocol, key.port)
-    if sctp in found.entries[names.NODE_PORT_SCTP]:
+    frontend = SetEntry(key.address, key.protocol, key.port)
+    if any(frontend in found.entries[kind] for kind in _FRONTEND_SETS):
         return True
     return key.address in settings.node_addresses and any(
         key.protocol == protocol and SetEntry(port=key.port) in found.entries[kind]

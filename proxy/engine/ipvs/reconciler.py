@@ -80,7 +80,9 @@ class IpvsReconciler(Reconciler):
         if not self.failures.keys().isdisjoint(changes):
             # It is not known how much of them the kernel took the last time.
             wanted = {**self._state.plans(), **changes}
-            return self.restate([plan for plan in wanted.values() if plan is not None])
+            result = self.restate([plan for plan in wanted.values() if plan is not None])
+            result.full = False  # what was not changed is held as before
+            return result
         return self._write(self._state.change(changes))
 
     def can_resettle(self, settings: Settings) -> bool:
@@ -90,7 +92,13 @@ class IpvsReconciler(Reconciler):
 
     def resettle(self, settings: IpvsSettings) -> SyncResult:
         """Write changed settings."""
-        return self._write(self._state.resettle(settings))
+        if self.failures:
+            # It is not known how much of them the kernel took under the settings before.
+            self.settings = settings
+            return self.restate(list(self._state.plans().values()))
+        result = self._write(self._state.resettle(settings))
+        self.settings = settings  # also for the restatement that follows a failure
+        return result
 
     def restate(self, plans: Sequence[ServicePortPlan]) -> SyncResult:
         """Read what the kernel holds, and write what differs."""
@@ -100,16 +108,17 @@ class IpvsReconciler(Reconciler):
         change = wanted.change({plan.name: plan for plan in plans})
         chains = wanted.chains(change)
         wanted.commit(change)
-        self._draining.clear()
         self._chains = {}
         try:
             existing = {table: self._ports.rules.chains(table) for table in (NAT, FILTER)}
             self._prepare()
             found = look(self._ports, self.settings.family)
             self.found_something = bool(found.servers or found.bound)
+            self._draining.found({key: reals for key, (_, reals, _) in found.servers.items()})
             entries = {kind: set(found) for kind, found in change.entries_added.items()}
             steps = IpvsChange(plans=change.plans)
-            difference(found, wanted.servers(), entries, steps, self.settings)
+            made, _ = self._state.certain(())
+            difference(found, wanted.servers(), entries, steps, self.settings, made)
             # While the rules of iptables mode translate, nothing reaches the virtual servers.
             taking_over = NODEPORTS in existing[NAT]
             self._perform(steps, chains, result, rules_first=not taking_over)
@@ -140,8 +149,13 @@ class IpvsReconciler(Reconciler):
         return ""
 
     def is_intact(self) -> bool:
-        """Return whether our chains have as many rules as they should, and are jumped to."""
-        return self.in_sync and all(map(self._is_intact, (NAT, FILTER)))
+        """
+        Return whether all is there that can be looked at quickly.
+
+        Our chains with as many rules as they should have, what leads to them, virtual servers
+        and addresses.
+        """
+        return self.in_sync and all(map(self._is_intact, (NAT, FILTER))) and not self._damage()
 
     def _is_intact(self, table: str) -> bool:
         content = self._ports.rules.content(table)
@@ -156,7 +170,9 @@ class IpvsReconciler(Reconciler):
     def _write(self, change: IpvsChange) -> SyncResult:
         result = SyncResult()
         try:
-            self._perform(change, self._state.chains(change), result, rules_first=True)
+            same = self._state.keeps_rules(change)
+            chains = self._chains if same else self._state.chains(change)
+            self._perform(change, chains, result, rules_first=True)
         except TROUBLE as error:
             self._lose(error, result)
             return result
@@ -186,12 +202,12 @@ class IpvsReconciler(Reconciler):
         if rules_first:
             self._write_rules(chains, result)
         self._raise(change.raised, result)
-        self._addresses(self._ports.links.add_addresses(DEVICE, change.bound))
+        self._bind(change, result)
         if not rules_first:
             self._write_rules(chains, result)
         withdrawn = self._draining.withdraw((s.operation for s in change.withdrawn), started)
         self._apply(((operation, None) for operation in withdrawn), result, _GONE)
-        self._addresses(self._ports.links.delete_addresses(DEVICE, change.unbound))
+        self._unbind(change)
         for server in change.removed:
             self._draining.forget(server.key)
         removals = (Operation(Action.DELETE_SERVER, server) for server in change.removed)
@@ -223,14 +239,36 @@ class IpvsReconciler(Reconciler):
         for (_, origin), refusal in zip(made, refusals, strict=True):
             if refusal is None or refusal.errno in harmless:
                 continue
+            if origin in result.refused:
+                continue  # such as the real servers of a virtual server that was refused
             if origin is None or refusal.errno in _STRANGE:
                 raise refusal
             result.refused[origin] = str(refusal)
 
-    def _addresses(self, refusals: Iterable[NetlinkError | None]) -> None:
-        for refusal in refusals:
-            if refusal is not None and refusal.errno not in _GONE:
+    def _bind(self, change: IpvsChange, result: SyncResult) -> None:
+        refusals = self._ports.links.add_addresses(DEVICE, change.bound)
+        for address, refusal in zip(change.bound, refusals, strict=True):
+            if refusal is not None:
+                self._blame(names.IPVS_IPS, SetEntry(address), refusal, change, result)
+
+    def _unbind(self, change: IpvsChange) -> None:
+        for refusal in self._ports.links.delete_addresses(DEVICE, change.unbound):
+            if refusal is not None:
                 raise refusal
+
+    def _blame(
+        self,
+        kind: SetKind,
+        entry: SetEntry,
+        refusal: NetlinkError,
+        change: IpvsChange,
+        result: SyncResult,
+    ) -> None:
+        """Note whose entry or address was refused; raise the refusal when nobody wants it."""
+        origins = self._state.wanting(kind, entry, change)
+        if not origins:
+            raise refusal
+        result.refused.update(dict.fromkeys(origins, str(refusal)))
 
     def _change_entries(
         self,
@@ -246,12 +284,8 @@ class IpvsReconciler(Reconciler):
         header = set_header(kind, self.settings)
         act = self._ports.sets.add if add else self._ports.sets.delete
         for entry, refusal in zip(entries, act(header, entries), strict=True):
-            if refusal is None:
-                continue
-            origins = self._state.wanting(kind, entry, change.plans)
-            if not origins:
-                raise refusal
-            result.refused.update(dict.fromkeys(origins, str(refusal)))
+            if refusal is not None:
+                self._blame(kind, entry, refusal, change, result)
 
     def _write_rules(self, chains: dict[ChainKey, tuple[str, ...]], result: SyncResult) -> None:
         sections: dict[str, Section] = {}
@@ -279,10 +313,10 @@ class IpvsReconciler(Reconciler):
 
     def _damage(self) -> str:
         there = self._ports.servers.servers(self.settings.family)
-        wanted = self._state.virtual_servers
-        if any(there.get(key) != server for key, server in wanted.items()):
+        servers, addresses = self._state.certain(self.failures)
+        if any(there.get(key) != server for key, server in servers.items()):
             return "virtual servers deleted or changed"
-        if self._state.addresses() - self._ports.links.addresses_of(DEVICE, self.settings.family):
+        if addresses - self._ports.links.addresses_of(DEVICE, self.settings.family):
             return f"addresses removed from {DEVICE}"
         return ""
 
