@@ -8,6 +8,7 @@ import typer
 
 from kpctl.commands.config import app as config_app
 from kpctl.commands.lab import app as lab_app
+from kpctl.commands.snapshot import snapshot
 from kpctl.version import kpctl_version, kubernetes_version
 
 app = typer.Typer(
@@ -18,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(lab_app, name="lab")
+app.command("snapshot")(snapshot)
 
 
 @app.command(

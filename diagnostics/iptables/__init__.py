@@ -1,0 +1,1 @@
+"""Reads iptables rules from what iptables-save and ``iptables -S`` print, by any producer."""
