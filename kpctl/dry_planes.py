@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kpctl.planes import addresses_elsewhere
+from kpctl.planes.ipvs import addresses_elsewhere
 from proxy.backends.nftables.text import render_table
 from proxy.config.types import IPTABLES, IPVS, ProxyConfig
 from proxy.engine.data_plane import DataPlane

@@ -8,8 +8,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from kpctl.exit_codes import FINDINGS, OK
 from proxy.config.types import IPVS
-from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
+from proxy.engine.cleanup.node import clean_ipvs, clean_tables
 from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.running import Running
 from proxy.model.addresses import IPFamily, Network
 from proxy.runtime.logs import get_logger
 
@@ -31,34 +32,33 @@ def clean_up(exclude: Sequence[Network]) -> int:
 
 class LeftoverRemoval:
     """
-    Removes what *running* does not need, in a thread of its own.
+    Removes what *running* does not need; to be run in a thread of its own.
 
     Virtual servers with connections stay until these have ended, at most *limit_s* seconds (0: as
     long as it takes), because deleting a virtual server cuts its connections.
     """
 
-    def __init__(self, running: Running, exclude: Sequence[Network], limit_s: float) -> None:
+    def __init__(
+        self,
+        running: Running,
+        exclude: Sequence[Network],
+        limit_s: float,
+        stopping: threading.Event,
+    ) -> None:
         self._running = running
         self._exclude = exclude
         self._limit_s = limit_s or float("inf")
-        self._stopping = threading.Event()
+        self._stopping = stopping
 
-    def start(self, waiting: Callable[[], Collection[IPFamily]] = frozenset) -> None:
+    def run(self, waiting: Callable[[], Collection[IPFamily]] = frozenset) -> None:
         """
-        Begin.
+        Work until nothing is left, or *stopping* is set.
 
         Args:
             waiting: returns the families that the running mode does not serve yet. What was left
                 of them serves meanwhile, and stays.
 
         """
-        threading.Thread(target=self._run, args=(waiting,), name="leftovers", daemon=True).start()
-
-    def stop(self) -> None:
-        """Remove nothing more."""
-        self._stopping.set()
-
-    def _run(self, waiting: Callable[[], Collection[IPFamily]]) -> None:
         if self._clean_tables(waiting) and self._running.mode != IPVS:
             self._clean_ipvs()
 

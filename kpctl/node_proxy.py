@@ -12,11 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from kpctl import leftovers
 from kpctl.cluster_source import make_source
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
-from kpctl.leftovers import LeftoverRemoval
-from kpctl.planes import Monitor, build_plane
+from kpctl.planes.build import KernelLacks, Monitor, build_plane
 from kpctl.version import kpctl_version, kubernetes_version
 from proxy.config.convert import to_v1alpha1
 from proxy.config.gates import KNOWN_GATES, gate_enabled
@@ -35,8 +33,6 @@ from proxy.kernel.capabilities import why_refused
 from proxy.kernel.command import CommandError
 from proxy.kernel.conntrack import load_conntrack
 from proxy.kernel.conntrack_worker import ConntrackWorker
-from proxy.kernel.ipset import IpsetMissing
-from proxy.kernel.ipvs import IpvsMissing
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
 from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
@@ -79,6 +75,8 @@ def clean_up(config: ProxyConfig) -> int:
     """Delete everything that kpctl or kube-proxy left in the kernel, in any mode."""
     if not _has_rights():
         return ENVIRONMENT
+    from kpctl import leftovers
+
     return leftovers.clean_up(_excluded(config))
 
 
@@ -102,7 +100,7 @@ def run(config: ProxyConfig, options: Options) -> int:
     except (ConfigurationError, FatalError) as error:
         log.error("command failed", err=error)
         return FINDINGS
-    except (CommandError, IpvsMissing, IpsetMissing) as error:
+    except (CommandError, KernelLacks) as error:
         log.error("command failed", err=error)
         return ENVIRONMENT
     except NetlinkError as error:
@@ -151,9 +149,7 @@ class _NodeProxy:
         self._pages = HttpLoop("metrics")
         self._families = supported_families()
         self._built = build_plane(config, self._families, drain_limit_s=options.drain_limit_s)
-        self._leftovers = LeftoverRemoval(
-            self._built.running, _excluded(config), options.drain_limit_s
-        )
+        self._stopping = threading.Event()
         self._conntrack = ConntrackWorker(conntrack_reporter(self._metrics))
         self._source, self._events = make_source(
             config, options.master, options.manifests, self._name, self._metrics
@@ -218,7 +214,7 @@ class _NodeProxy:
             self.engine.run()
         finally:
             # The process ends here, so a stream that is slow to close is not waited for.
-            self._leftovers.stop()
+            self._stopping.set()
             for monitor in self._monitors:
                 monitor.close()
             self._probes.stop()
@@ -264,7 +260,7 @@ class _NodeProxy:
     def _on_started(self) -> None:
         # Not before: the kernel would prepare a notification for every element of the start.
         self._watch_kernel()
-        self._leftovers.start(self._unserved)
+        threading.Thread(target=self._remove_leftovers, name="leftovers", daemon=True).start()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
         gc.enable()
@@ -272,6 +268,14 @@ class _NodeProxy:
         if served:
             log.info("Services are served", families=served)
         self._events.record(NodeEvents(self._name).started())
+
+    def _remove_leftovers(self) -> None:
+        from kpctl.leftovers import LeftoverRemoval  # what is there mostly needs none of it
+
+        limit_s = self._options.drain_limit_s
+        excluded = _excluded(self._config)
+        removal = LeftoverRemoval(self._built.running, excluded, limit_s, self._stopping)
+        removal.run(self._unserved)
 
     def _unserved(self) -> frozenset[IPFamily]:
         """Return the families whose rules are not in force."""

@@ -11,8 +11,9 @@ import pytest
 
 from kpctl.lab.netns import Namespace
 from proxy.backends.ipvs.names import DEVICE
-from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
+from proxy.engine.cleanup.node import clean_ipvs, clean_tables
 from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.running import Running
 from proxy.model.addresses import parse_network
 from tests.packets.flows.sockets import close_at_once
 from tests.support import golden

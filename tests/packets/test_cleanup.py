@@ -11,8 +11,9 @@ import pytest
 from kpctl.lab.netns import Namespace, create_all, delete_all
 from proxy.backends.iptables.names import ENDPOINT, SERVICE
 from proxy.config.types import IPTABLES, IPVS, NFTABLES
-from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
+from proxy.engine.cleanup.node import clean_ipvs, clean_tables
 from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.running import Running
 from proxy.kernel import command
 from proxy.kernel.xtables_backend import Kind
 from tests.packets.cluster import (

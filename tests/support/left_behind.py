@@ -10,8 +10,9 @@ import re
 
 from kpctl.lab.netns import Namespace
 from proxy.config.types import IPVS
-from proxy.engine.cleanup.node import Running, clean_ipvs, clean_tables
+from proxy.engine.cleanup.node import clean_ipvs, clean_tables
 from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.running import Running
 from proxy.kernel.xtables_backend import Kind
 from tests.support import golden
 from tests.support.iptables_text import Ruleset

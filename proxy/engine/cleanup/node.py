@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 
 from proxy.config.types import IPTABLES, IPVS, NFTABLES
 from proxy.engine.cleanup import owned
@@ -13,6 +12,7 @@ from proxy.engine.cleanup.ipvs import IpvsKernel, remove_ipvs
 from proxy.engine.cleanup.nftables import remove_nftables
 from proxy.engine.cleanup.outcome import Outcome
 from proxy.engine.cleanup.presence import has_ip_set, has_ip_vs, may_have_nf_tables
+from proxy.engine.cleanup.running import Running
 from proxy.kernel.command import find_tool
 from proxy.kernel.ipset import NetlinkIpset
 from proxy.kernel.iptables import ProgramIptables, RecentPids
@@ -23,23 +23,6 @@ from proxy.kernel.xtables_backend import Backend, Kind
 from proxy.model.addresses import IPFamily, Network
 
 _RULES = {IPTABLES: owned.IPTABLES, IPVS: owned.IPVS}
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """
-    What is in force and therefore stays.
-
-    Attributes:
-        mode: NFTABLES, IPTABLES or IPVS; "" for none of them, so that all goes.
-        kind: the iptables backend the mode writes with; what the other one has goes. Without it
-            the mode's rules stay in both.
-        pids: told of the programs started here, so that a monitor knows their edits as its own.
-    """
-
-    mode: str = ""
-    kind: Kind | None = None
-    pids: RecentPids | None = None
 
 
 def clean_tables(running: Running, families: Collection[IPFamily] = tuple(IPFamily)) -> Outcome:

@@ -6,9 +6,10 @@ import io
 
 import pytest
 
-from kpctl import node_proxy, planes
+from kpctl import node_proxy
 from kpctl.exit_codes import ENVIRONMENT
 from kpctl.node_proxy import Options, run
+from kpctl.planes import ipvs as plane
 from proxy.config.flags import parse_flags
 from proxy.config.resolve import resolve
 from proxy.kernel.ipvs import IpvsMissing
@@ -27,7 +28,7 @@ def test_a_kernel_without_ipvs_gets_one_message(monkeypatch, tmp_path, log) -> N
     def missing() -> None:
         raise IpvsMissing
 
-    monkeypatch.setattr(planes, "NetlinkIpvs", missing)
+    monkeypatch.setattr(plane, "NetlinkIpvs", missing)
     monkeypatch.setattr(node_proxy, "_has_rights", lambda: True)
     monkeypatch.setattr(node_proxy, "_apply_conntrack_settings", lambda _: None)
     monkeypatch.setattr(node_proxy, "set_oom_score_adj", lambda _: "")

@@ -9,10 +9,9 @@ import pytest
 from kpctl import leftovers
 from kpctl.leftovers import LeftoverRemoval
 from proxy.config.types import IPTABLES, IPVS, NFTABLES
-from proxy.engine.cleanup.node import Running
 from proxy.engine.cleanup.outcome import Outcome
+from proxy.engine.cleanup.running import Running
 from proxy.model.addresses import IPFamily
-from tests.support.waiting import eventually
 
 V4, V6 = IPFamily.IPV4, IPFamily.IPV6
 
@@ -36,43 +35,41 @@ def done(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return calls
 
 
+def removal(mode: str, stopping: threading.Event | None = None) -> LeftoverRemoval:
+    return LeftoverRemoval(Running(mode), (), 0, stopping or threading.Event())
+
+
 def test_both_families_go_at_once_when_both_are_served(done: list[object]) -> None:
-    LeftoverRemoval(Running(NFTABLES), (), 0).start()
-    eventually(lambda: done == [[V4, V6], IPVS])
+    removal(NFTABLES).run()
+    assert done == [[V4, V6], IPVS]
 
 
 def test_a_family_that_is_not_served_yet_keeps_what_serves_it(done: list[object]) -> None:
-    waiting, looked = {V6}, threading.Event()
+    answers = iter([{V6}, {V6}, set()])
 
-    def families() -> set[IPFamily]:
-        if done:
-            looked.set()
-        return set(waiting)
+    def waiting() -> set[IPFamily]:
+        unserved = next(answers)
+        assert done == ([] if not done else [[V4]])
+        return unserved
 
-    LeftoverRemoval(Running(IPTABLES), (), 0).start(families)
-    assert looked.wait(10)
-    assert done == [[V4]]
-    waiting.clear()
-    eventually(lambda: done == [[V4], [V6], IPVS])
+    removal(IPTABLES).run(waiting)
+    assert done == [[V4], [V6], IPVS]
 
 
 def test_nothing_goes_after_the_end(done: list[object]) -> None:
-    waiting, looks = {V4, V6}, []
+    stopping, looks = threading.Event(), []
 
-    def families() -> set[IPFamily]:
+    def waiting() -> set[IPFamily]:
         looks.append(None)
-        return set(waiting)
+        if len(looks) == 3:
+            stopping.set()
+        return {V4, V6}
 
-    removal = LeftoverRemoval(Running(IPTABLES), (), 0)
-    removal.start(families)
-    eventually(lambda: len(looks) > 2)
-    removal.stop()
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == "leftovers"])
+    removal(IPTABLES, stopping).run(waiting)
+    assert len(looks) == 3
     assert done == []
 
 
 def test_ipvs_mode_keeps_what_it_has(done: list[object]) -> None:
-    LeftoverRemoval(Running(IPVS), (), 0).start()
-    eventually(lambda: done == [[V4, V6]])
-    eventually(lambda: not [t for t in threading.enumerate() if t.name == "leftovers"])
+    removal(IPVS).run()
     assert done == [[V4, V6]]

@@ -61,7 +61,7 @@ def test_the_module_is_loaded_once_when_it_is_missing():
 def test_a_kernel_without_ipvs_is_told_with_the_module_to_load():
     loads: list[str] = []
     controller = Controller(-errno.ENOENT, -errno.ENOENT)
-    with pytest.raises(IpvsMissing, match="modprobe ip_vs"):
+    with pytest.raises(IpvsMissing, match="modprobe -a ip_vs"):
         NetlinkIpvs(lambda: controller, lambda: loads.append("ip_vs"))
     assert (loads, controller.closed) == (["ip_vs"], True)
 
