@@ -45,6 +45,7 @@ def build_ipvs(
         tables.watch,
         tables.running(IPVS),
         addresses_elsewhere,
+        DEVICE,
     )
 
 

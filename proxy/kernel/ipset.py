@@ -55,6 +55,9 @@ class IpsetMissing(OSError):
     def __init__(self, detail: str = "load its module with 'modprobe ip_set'") -> None:
         super().__init__(errno.EPROTONOSUPPORT, f"the kernel has no usable ipset: {detail}")
 
+    def __str__(self) -> str:
+        return str(self.strerror)
+
 
 class SetRefusal(NetlinkError):
     """

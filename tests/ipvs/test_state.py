@@ -172,6 +172,14 @@ def _delete_device(node: Namespace) -> None:
     node.ip([f"link del {DEVICE}"])
 
 
+def _flush_set(node: Namespace) -> None:
+    node.run(["ipset", "flush", "KUBE-CLUSTER-IP"])
+
+
+def _delete_real_server(node: Namespace) -> None:
+    node.run(["ipvsadm", "-d", "-t", "172.30.0.1:80", "-r", "10.180.0.1:8080"])
+
+
 def _flush_chain(node: Namespace) -> None:
     node.run(["iptables", "-w", "-t", "nat", "-F", "KUBE-SERVICES"])
 
@@ -187,6 +195,8 @@ def _delete_jump(node: Namespace) -> None:
         _change_scheduler,
         _delete_address,
         _delete_device,
+        _flush_set,
+        _delete_real_server,
         _flush_chain,
         _delete_jump,
     ],

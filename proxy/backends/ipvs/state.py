@@ -123,21 +123,25 @@ class IpvsState:
 
     def certain(
         self, refused: Iterable[ServicePortName]
-    ) -> tuple[dict[ServerKey, VirtualServer], set[bytes]]:
+    ) -> tuple[dict[ServerKey, VirtualServer], set[Entry]]:
         """
-        Return the virtual servers and the packed addresses of kube-ipvs0 that must be there.
+        Return the virtual servers and the entries of ipsets that must be there.
 
         Without those of service ports that were *refused*; a pass over all entries.
         """
         servers = dict(self._servers)
-        addresses = {entry.address for kind, entry in self._counts if kind is IPVS_IPS}
+        entries = set(self._counts)
         for name in refused:
-            if (plan := self._plans.get(name)) is not None:
-                state = port_state(plan, self.settings)
-                for key in state.servers:
-                    servers.pop(key, None)
-                addresses -= {entry.address for kind, entry in state.entries if kind is IPVS_IPS}
-        return servers, addresses
+            state = self.state_of(name)
+            for key in state.servers:
+                servers.pop(key, None)
+            entries -= state.entries
+        return servers, entries
+
+    def state_of(self, name: ServicePortName) -> PortState:
+        """Return what a service port needs; nothing when it is not held."""
+        plan = self._plans.get(name)
+        return port_state(plan, self.settings) if plan is not None else NOTHING
 
     def wanting(self, kind: SetKind, entry: SetEntry, change: IpvsChange) -> list[ServicePortName]:
         """Return whose plans in a change ask for an entry; a pass over them, for a refusal only."""

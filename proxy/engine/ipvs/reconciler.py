@@ -31,8 +31,13 @@ from proxy.model.services import ServicePortName
 from proxy.netfilter.ipset import SetEntry, SetHeader
 from proxy.netfilter.ipvs import Action, Operation
 from proxy.plan.service_plan import ServicePortPlan
+from proxy.runtime.logs import get_logger
+
+log = get_logger(__name__)
 
 VERIFY_S = 30.0
+# The kernel lists real servers one virtual server at a time.
+VERIFY_PORTS = 100
 # What IPVS answers when it does not hold what we remember.
 _STRANGE = frozenset({errno.EEXIST, errno.ENOENT, errno.ESRCH})
 _GONE = frozenset({errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL})
@@ -55,6 +60,7 @@ class IpvsReconciler(Reconciler):
         self._draining = Draining(ports.servers, drain_limit_s)
         self._chains: dict[ChainKey, tuple[str, ...]] = {}
         self._verify_at = float("inf")
+        self._unverified: list[ServicePortName] = []
 
     @property
     def settings(self) -> IpvsSettings:
@@ -145,6 +151,7 @@ class IpvsReconciler(Reconciler):
                 self._verify_at = now + VERIFY_S
                 return self._damage()
         except TROUBLE as error:
+            log.error("Cannot look after virtual servers; all will be written anew", err=error)
             self._lose(error, result)
         return ""
 
@@ -313,12 +320,33 @@ class IpvsReconciler(Reconciler):
 
     def _damage(self) -> str:
         there = self._ports.servers.servers(self.settings.family)
-        servers, addresses = self._state.certain(self.failures)
+        servers, entries = self._state.certain(self.failures)
         if any(there.get(key) != server for key, server in servers.items()):
             return "virtual servers deleted or changed"
+        addresses = {entry.address for kind, entry in entries if kind is names.IPVS_IPS}
         if addresses - self._ports.links.addresses_of(DEVICE, self.settings.family):
             return f"addresses removed from {DEVICE}"
-        return ""
+        for kind in names.SETS:
+            entries.difference_update(
+                (kind, entry) for entry in self._ports.sets.entries(kind.name(self.settings.family))
+            )
+        if entries:
+            return "entries removed from ipsets"
+        return "real servers deleted or changed" if self._lacks_reals() else ""
+
+    def _lacks_reals(self) -> bool:
+        """Look at real servers of some service ports; if all is well, of others the next time."""
+        if not self._unverified:
+            self._unverified = list(self._state.held())
+        for name in self._unverified[:VERIFY_PORTS]:
+            if name in self.failures:
+                continue
+            for server, wanted in self._state.state_of(name).servers.values():
+                found = {r.key: r.weight for r in self._ports.servers.real_servers(server)}
+                if any(found.get(real) != 1 for real in wanted):
+                    return True
+        del self._unverified[:VERIFY_PORTS]
+        return False
 
 
 def set_header(kind: SetKind, settings: Settings) -> SetHeader:

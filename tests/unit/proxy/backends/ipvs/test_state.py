@@ -109,13 +109,14 @@ def test_a_virtual_server_that_changes_its_owner_is_not_lost(state, order) -> No
     assert servers(change) == [("NEW_REAL", 2), ("DELETE_REAL", 1)]
     assert (change.bound, change.unbound) == ([], [])
     assert ServerKey(vip, 80, 6) in state.certain(())[0]
-    assert vip in state.certain(())[1]
+    assert (names.IPVS_IPS, SetEntry(vip)) in state.certain(())[1]
 
 
 def test_what_was_refused_is_not_certain(state) -> None:
     done(state, simple(1, 1), simple(2, 2))
-    found, addresses = state.certain([simple(1).name])
-    assert {key.address for key in found} == addresses == {address("cluster", 2)}
+    found, entries = state.certain([simple(1).name])
+    assert {key.address for key in found} == {address("cluster", 2)}
+    assert {entry.address for _, entry in entries} == {address("cluster", 2)}
 
 
 def test_a_refused_entry_is_told_by_whose_it_is_in_the_new_settings(state) -> None:

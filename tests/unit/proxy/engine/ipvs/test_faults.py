@@ -10,10 +10,11 @@ import pytest
 
 from proxy.backends.ipvs import names
 from proxy.backends.ipvs.names import DEVICE
+from proxy.engine.ipvs.reconciler import VERIFY_PORTS
 from proxy.engine.loop import AddressesChanged
 from proxy.kernel.nft_monitor import ForeignEdit
 from proxy.model.events import Resource
-from proxy.netfilter.ipvs import VirtualServer
+from proxy.netfilter.ipvs import RealServer, VirtualServer
 from tests.support.engine_rig import V4, V6, endpoint_slice, many_services, removed, service
 from tests.support.fake_ipvs import FakeNode
 from tests.support.ipvs_rig import IpvsRig, key, packed
@@ -234,12 +235,33 @@ def delete_device(rig: IpvsRig) -> None:
     del rig.kernel.links.devices[DEVICE]
 
 
+def flush_a_set(rig: IpvsRig) -> None:
+    rig.kernel.ipset.flush("KUBE-CLUSTER-IP")
+
+
+def destroy_a_set(rig: IpvsRig) -> None:
+    rig.kernel.ipset.destroy("KUBE-NODE-PORT-TCP")  # no rule uses it
+
+
+def delete_real_server(rig: IpvsRig) -> None:
+    rig.kernel.ipvs.content[key(FIRST_IP)][1].popitem()
+
+
+def change_weight(rig: IpvsRig) -> None:
+    reals = rig.kernel.ipvs.content[key(FIRST_IP)][1]
+    real = next(iter(reals))
+    reals[real] = RealServer(real, 0)
+
+
 @BACKENDS
 @pytest.mark.parametrize(
     "edit",
     [
         delete_virtual_server,
         delete_all_virtual_servers,
+        flush_a_set,
+        delete_real_server,
+        change_weight,
         change_scheduler,
         delete_address,
         delete_device,
@@ -255,6 +277,28 @@ def test_what_others_did_is_undone_within_half_a_minute_and_counted(rig, edit) -
     rig.after(0.0)
     assert rig.kernel.content(V4) == before
     assert rig.metrics.self_repairs.values == {("IPv4", "verification"): 1}
+
+
+def test_a_destroyed_set_is_made_anew(rig) -> None:
+    before = rig.kernel.content(V4)
+    destroy_a_set(rig)
+    rig.after(VERIFY_S)
+    rig.after(0.0)
+    assert rig.kernel.content(V4) == before
+
+
+def test_real_servers_of_many_services_are_looked_at_in_turn(monkeypatch) -> None:
+    rig = IpvsRig(monkeypatch)
+    rig.start(*many_services(3 * VERIFY_PORTS))
+    for number in range(4):
+        rig.kernel.ipvs.asked.clear()
+        rig.after(VERIFY_S)
+        assert len(rig.kernel.ipvs.asked) == VERIFY_PORTS, number
+    ip = f"10.96.{VERIFY_PORTS // 250}.{VERIFY_PORTS % 250 + 10}"
+    rig.kernel.ipvs.content[key(ip)][1].popitem()
+    rig.after(VERIFY_S)
+    rig.after(0.0)
+    assert len(rig.reals(ip)) == 3
 
 
 @BACKENDS
