@@ -37,7 +37,9 @@ _INNER_FOLDERS = frozenset(
 _END_BYTES = 1 << 16
 _PROXY_RULES = re.compile(rb"KUBE-|kube-proxy")
 # Parts told by their name only; their content looks like anything.
-_BY_NAME = frozenset({Part.METRICS, Part.LOG, Part.HOSTNAME, Part.MANIFEST, Part.RECENT})
+_BY_NAME = frozenset(
+    {Part.METRICS, Part.LOG, Part.HOSTNAME, Part.MANIFEST, Part.RECENT, Part.LEGACY}
+)
 _SAME_DUMP = {
     Part.NFT_TEXT: {Part.NFT_JSON},
     Part.ROUTES: {Part.ROUTES6},

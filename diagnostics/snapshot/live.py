@@ -12,6 +12,7 @@ from collections.abc import Callable
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
+from diagnostics.snapshot.legacy import legacy_counters
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import FACTS, OBJECT_PARTS, Gap, Part, gap
 from diagnostics.snapshot.source import Content
@@ -59,6 +60,7 @@ class LiveSource:
             return self._ask_api(part)
         others: dict[Part, Callable[[], tuple[Content, ...] | Gap]] = {
             Part.RECENT: self._recent,
+            Part.LEGACY: self._legacy,
             Part.HOSTNAME: self._hostname,
             Part.CONFIG: self._config,
             Part.METRICS: lambda: self._get(Part.METRICS, "/metrics"),
@@ -121,6 +123,13 @@ class LiveSource:
         except OSError as error:
             return gap(Part.RECENT, f"{folder}: {error.strerror}", "run as root")
         return (Content(Part.RECENT.value, text.encode()),)
+
+    def _legacy(self) -> tuple[Content, ...] | Gap:
+        try:
+            text = legacy_counters(self._root)
+        except OSError as error:
+            return gap(Part.LEGACY, str(error), "run as root")
+        return (Content(Part.LEGACY.value, text.encode()),)
 
     def _hostname(self) -> tuple[Content, ...]:
         return (Content(Part.HOSTNAME.value, f"{platform.node()}\n".encode()),)

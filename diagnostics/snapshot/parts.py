@@ -31,6 +31,7 @@ class Part(enum.Enum):
     SYSCTL = "sysctl.txt"
     CONNTRACK = "conntrack.txt"
     RECENT = "xt-recent.txt"
+    LEGACY = "iptables-legacy-counters.txt"
     HOSTNAME = "hostname.txt"
     SERVICES = "services.json"
     SLICES = "endpointslices.json"
@@ -95,6 +96,7 @@ FACTS = {
     Part.SYSCTL: _Facts("kernel settings", ("sysctl", "-a")),
     Part.CONNTRACK: _Facts("connections", ("conntrack", "-L", "-o", "extended")),
     Part.RECENT: _Facts("iptables' session affinity (xt_recent)"),
+    Part.LEGACY: _Facts("a proxy's chains in legacy iptables, and their counters"),
     Part.HOSTNAME: _Facts("name of the host"),
     Part.SERVICES: _Facts("Services", ("kubectl", "get", "services", "-A", "-o", "json")),
     Part.SLICES: _Facts(
@@ -135,6 +137,7 @@ PATTERNS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
     (part, re.compile(pattern, re.IGNORECASE))
     for part, pattern in (
         (Part.MANIFEST, r"manifest\.json"),
+        (Part.LEGACY, r"iptables-legacy-counters\.txt"),
         (Part.IP6TABLES, rf"ip6tables(?:[-_](?:legacy|nft))?(?:[-_]save)?(?:[-_ ]+-?c)?{_ENDING}"),
         (Part.IP6TABLES, r"rules\.v6"),
         (Part.IPTABLES, rf"iptables(?:[-_](?:legacy|nft))?(?:[-_]save)?(?:[-_ ]+-?c)?{_ENDING}"),
