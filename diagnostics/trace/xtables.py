@@ -1,0 +1,211 @@
+"""A built-in chain of an iptables table as a listener at its hook: the walk through its rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from diagnostics.iptables import targets as t
+from diagnostics.iptables.model import Chain, Table
+from diagnostics.iptables.rule import Rule
+from diagnostics.trace.candidates import Candidates
+from diagnostics.trace.conditions import Conditions
+from diagnostics.trace.node import Hook
+from diagnostics.trace.packet import Packet
+from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
+
+# include/uapi/linux/netfilter_ipv4.h; the nat table has two priorities.
+PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
+_SOURCE_NAT = 100
+# Each undecidable condition doubles the ways; no real chain has so many that matter.
+_MOST_SPLITS = 12
+_DEEPEST = 64
+
+
+class _Frame(NamedTuple):
+    """Where a walk stands: the next rule of a chain, and where a RETURN leads."""
+
+    chain: Chain
+    number: int
+    caller: _Frame | None
+    depth: int = 0
+
+
+class Judgement(NamedTuple):
+    """Whether all conditions of a rule hold, with which chance, and why."""
+
+    holds: Tri
+    chance: Fraction
+    why: str
+
+
+class _Match(NamedTuple):
+    """A rule that may hold, and the place behind it."""
+
+    behind: _Frame
+    rule: Rule
+    judged: Judgement
+
+
+class BuiltInChain:
+    """A listener; see Node. *candidates* is shared by all chains of a trace."""
+
+    def __init__(
+        self, table: Table, hook: Hook, conditions: Conditions, candidates: Candidates
+    ) -> None:
+        self.table = table
+        self.hook = hook
+        self.is_nat = table.name == "nat"
+        late = self.is_nat and hook in (Hook.POSTROUTING, Hook.INPUT)
+        self.priority = _SOURCE_NAT if late else PRIORITIES.get(table.name, 0)
+        self._conditions = conditions
+        self._candidates = candidates
+
+    def run(self, branch: Branch) -> Iterator[End]:
+        """Return how a branch may leave the chain."""
+        start = _Frame(self.table.chains[self.hook.name], 0, None)
+        yield from self._walk(branch, start, _MOST_SPLITS)
+
+    # -- the walk ----------------------------------------------------------------------------
+
+    def _walk(self, branch: Branch, start: _Frame | None, splits: int) -> Iterator[End]:
+        frame = start
+        while frame is not None:
+            match = self._next(branch.packet, frame)
+            if match is None:
+                frame = frame.caller
+                continue
+            frame, rule, judged = match
+            met = branch.met(self._step(frame, rule, judged))
+            if judged.holds is Tri.MAYBE:
+                # Too many to follow both ways: then what cannot be decided is taken not to hold.
+                taken = self._act(met, frame, rule, splits - 1) if splits else ()
+                yield from either(taken, self._walk(met, frame, max(0, splits - 1)))
+                return
+            if judged.chance < 1:
+                yield from self._act(met.share(judged.chance), frame, rule, splits)
+                branch = branch.share(1 - judged.chance)
+                continue
+            decided = self._decide(met, frame, rule)
+            if isinstance(decided, End):
+                yield decided
+                return
+            branch, frame = decided
+        yield self._policy(branch)
+
+    def _act(self, branch: Branch, frame: _Frame, rule: Rule, splits: int) -> Iterator[End]:
+        decided = self._decide(branch, frame, rule)
+        if isinstance(decided, End):
+            yield decided
+        else:
+            yield from self._walk(*decided, splits)
+
+    def _next(self, packet: Packet, frame: _Frame) -> _Match | None:
+        """Return the next rule that may hold; None at the chain's end."""
+        chain = frame.chain
+        for index in self._candidates.of(chain, packet.dst, frame.number):
+            rule = chain.rules[index]
+            judged = self._judge(rule, packet)
+            if judged.holds is not Tri.NO:
+                return _Match(frame._replace(number=index + 1), rule, judged)
+        return None
+
+    def _judge(self, rule: Rule, packet: Packet) -> Judgement:
+        chance, maybe, reasons = Fraction(1), False, []
+        for condition in rule.matches:
+            answer = self._conditions.holds(condition, packet)
+            if answer.holds is Tri.NO:
+                return Judgement(Tri.NO, chance, answer.why)
+            maybe = maybe or answer.holds is Tri.MAYBE
+            chance *= answer.chance
+            if answer.why:
+                reasons.append(answer.why)
+        if isinstance(rule.target, _UNKNOWN):
+            maybe = True
+            reasons.append("what this target does is not known")
+        return Judgement(Tri.MAYBE if maybe else Tri.YES, chance, "; ".join(reasons))
+
+    # -- what a rule does --------------------------------------------------------------------
+
+    def _decide(
+        self, branch: Branch, frame: _Frame, rule: Rule
+    ) -> End | tuple[Branch, _Frame | None]:
+        """Return how the hook ends, or the branch and where it goes on."""
+        target = rule.target
+        if (end := _end(branch, target)) is not None:
+            return end
+        if isinstance(target, t.Return):
+            return branch, frame.caller
+        if isinstance(target, t.Jump | t.Goto):
+            return branch, self._called(frame, target)
+        return branch.as_(_marked(branch.packet, target)), frame
+
+    def _called(self, frame: _Frame, target: t.Jump | t.Goto) -> _Frame | None:
+        chain = self.table.chains.get(target.chain)
+        if chain is None or frame.depth >= _DEEPEST:
+            return frame  # the kernel would not have loaded such a rule
+        caller = frame if isinstance(target, t.Jump) else frame.caller
+        return _Frame(chain, 0, caller, frame.depth + 1)
+
+    def _policy(self, branch: Branch) -> End:
+        chain = self.table.chains[self.hook.name]
+        if chain.policy != "DROP":
+            return End(branch, Verdict.ACCEPT)
+        text = f"policy {chain.policy}"
+        step = Step(
+            self.hook.value, self.table.name, chain.name, "policy", text, Tri.YES, "no rule decided"
+        )
+        return End(branch.met(step), Verdict.DROP)
+
+    def _step(self, behind: _Frame, rule: Rule, judged: Judgement) -> Step:
+        chain = behind.chain.name
+        place = f"rule {rule.number}"
+        text = f"-A {chain} {rule.text}"
+        return Step(self.hook.value, self.table.name, chain, place, text, judged.holds, judged.why)
+
+
+# Nobody outside the kernel knows what these do with the packet.
+_UNKNOWN = (t.OpaqueTarget, t.Queue, t.Tproxy)
+
+
+def _end(branch: Branch, target: t.Target) -> End | None:
+    if isinstance(target, t.Drop):
+        return End(branch, Verdict.DROP)
+    if isinstance(target, t.Reject):
+        return End(branch, Verdict.REJECT, target.how or "port unreachable")
+    if isinstance(target, (t.Accept, *_UNKNOWN)):
+        return End(branch, Verdict.ACCEPT)
+    translated = _translate(branch, target)
+    return End(translated, Verdict.ACCEPT) if translated is not None else None
+
+
+def _translate(branch: Branch, target: t.Target) -> Branch | None:
+    """Return the branch with an address rewritten, None when the target does not do that."""
+    packet = branch.packet
+    if isinstance(target, t.Dnat) and target.ranges:
+        to = target.ranges[0]
+        port = to.ports[0] if to.ports else None
+        return branch.as_(packet.to(to.first or packet.dst, port))
+    if isinstance(target, t.Redirect):
+        loopback = ip_address("127.0.0.1" if packet.family == 4 else "::1")
+        return branch.as_(packet.to(loopback, target.ports[0] if target.ports else None))
+    if isinstance(target, t.Masquerade | t.Snat):
+        return branch.as_(replace(packet, source_rewritten=True))
+    return None
+
+
+def _marked(packet: Packet, target: t.Target) -> Packet:
+    if isinstance(target, t.SetMark):
+        return replace(packet, mark=target.apply(packet.mark))
+    if isinstance(target, t.SetConnMark):
+        return replace(packet, ct_mark=target.apply(packet.ct_mark))
+    if isinstance(target, t.SaveMark):
+        kept = packet.ct_mark & ~target.ctmask
+        return replace(packet, ct_mark=kept ^ (packet.mark & target.nfmask))
+    if isinstance(target, t.RestoreMark):
+        kept = packet.mark & ~target.nfmask
+        return replace(packet, mark=kept ^ (packet.ct_mark & target.ctmask))
+    return packet
