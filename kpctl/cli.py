@@ -9,6 +9,7 @@ import typer
 from kpctl.commands.config import app as config_app
 from kpctl.commands.lab import app as lab_app
 from kpctl.commands.snapshot import snapshot
+from kpctl.commands.trace import app as trace_app
 from kpctl.version import kpctl_version, kubernetes_version
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 app.add_typer(lab_app, name="lab")
+app.add_typer(trace_app, name="trace")
 app.command("snapshot")(snapshot)
 
 

@@ -176,8 +176,10 @@ def _end(branch: Branch, target: t.Target) -> End | None:
         return End(branch, Verdict.DROP)
     if isinstance(target, t.Reject):
         return End(branch, Verdict.REJECT, target.how or "port unreachable")
-    if isinstance(target, (t.Accept, *_UNKNOWN)):
+    if isinstance(target, t.Accept):
         return End(branch, Verdict.ACCEPT)
+    if isinstance(target, _UNKNOWN):
+        return End(replace(branch, maybe=True), Verdict.ACCEPT)
     translated = _translate(branch, target)
     return End(translated, Verdict.ACCEPT) if translated is not None else None
 

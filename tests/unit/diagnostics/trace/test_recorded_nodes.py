@@ -75,6 +75,8 @@ def differences(directory: Path, flows: list[dict[str, Any]]) -> Iterator[str]:
         places = sorted(place_text(d.address, d.port) for d in found.destinations)
         shares = {d.probability for d in found.destinations}
         masquerade = {d.masquerade for d in found.destinations}
+        if sum(end.branch.probability for end in found.ends) != 1:
+            yield f"{flow['name']}: the probabilities of all branches do not sum to 1"
         if (found.verdict, found.certainty) != (wanted["verdict"], CERTAIN):
             yield f"{flow['name']}: {found.verdict}, {found.certainty}"
         elif wanted["verdict"] == "dnat" and (
