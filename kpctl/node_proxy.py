@@ -36,7 +36,7 @@ from proxy.kernel.conntrack_worker import ConntrackWorker
 from proxy.kernel.netlink import NetlinkError
 from proxy.kernel.rights import may_administer_network, set_oom_score_adj, supported_families
 from proxy.kernel.sysctl import SysctlTree, apply_settings, cpu_count
-from proxy.model.addresses import IPFamily, Network, parse_network, unpack_address
+from proxy.model.addresses import IPFamily, parse_networks, unpack_address
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
 from proxy.runtime.events import Event, NodeEvents, warn_of_ipvs
@@ -77,12 +77,7 @@ def clean_up(config: ProxyConfig) -> int:
         return ENVIRONMENT
     from kpctl import leftovers
 
-    return leftovers.clean_up(_excluded(config))
-
-
-def _excluded(config: ProxyConfig) -> tuple[Network, ...]:
-    networks = map(parse_network, config.ipvs.exclude_cidrs)
-    return tuple(network for network in networks if network is not None)
+    return leftovers.clean_up(parse_networks(config.ipvs.exclude_cidrs))
 
 
 def run(config: ProxyConfig, options: Options) -> int:
@@ -273,7 +268,7 @@ class _NodeProxy:
         from kpctl.leftovers import LeftoverRemoval  # what is there mostly needs none of it
 
         limit_s = self._options.drain_limit_s
-        excluded = _excluded(self._config)
+        excluded = parse_networks(self._config.ipvs.exclude_cidrs)
         removal = LeftoverRemoval(self._built.running, excluded, limit_s, self._stopping)
         removal.run(self._unserved)
 

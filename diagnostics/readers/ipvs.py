@@ -92,6 +92,9 @@ class IpvsTable:
     servers: tuple[VirtualServerEntry, ...] = ()
     problems: tuple[LineProblem, ...] = ()
     statistics: str = ""
+    _by_key: dict[ServerKey, VirtualServerEntry] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def find(self, address: bytes, port: int, protocol: int) -> VirtualServerEntry | None:
         """
@@ -100,11 +103,12 @@ class IpvsTable:
         As in the kernel, one with port 0 and persistence takes all ports of its address that no
         other one has.
         """
-        by_key = {entry.server.key: entry for entry in self.servers if not entry.fwmark}
-        exact = by_key.get(ServerKey(address, port, protocol))
+        if not self._by_key:  # once for all packets of a trace
+            self._by_key.update((e.server.key, e) for e in self.servers if not e.fwmark)
+        exact = self._by_key.get(ServerKey(address, port, protocol))
         if exact is not None:
             return exact
-        wildcard = by_key.get(ServerKey(address, 0, protocol))
+        wildcard = self._by_key.get(ServerKey(address, 0, protocol))
         if wildcard is not None and wildcard.server.flags & FLAG_PERSISTENT:
             return wildcard
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 from proxy.model.addresses import IPFamily, Network
 
@@ -42,6 +43,12 @@ class Settings:
     node_port_addresses: frozenset[bytes] | None = None
     service_cidrs: tuple[Network, ...] = ()
     comments: bool = True
+
+    @classmethod
+    def extending(cls, base: Settings, **own: Any) -> Self:
+        """Return a mode's settings: the common ones of *base*, and its *own*."""
+        common = {each.name: getattr(base, each.name) for each in fields(base)}
+        return cls(**common, **own)
 
     @property
     def mark(self) -> int:

@@ -10,8 +10,12 @@ from __future__ import annotations
 import shlex
 from typing import NamedTuple
 
+from proxy.model.addresses import IPFamily
+
 FILTER, NAT, MANGLE = "filter", "nat", "mangle"
 KUBE_PREFIX = "KUBE-"
+LOOPBACK = {IPFamily.IPV4: "127.0.0.0/8", IPFamily.IPV6: "::1/128"}
+REJECT_WITH = {IPFamily.IPV4: "icmp-port-unreachable", IPFamily.IPV6: "icmp6-port-unreachable"}
 
 
 class Jump(NamedTuple):

@@ -14,7 +14,7 @@ from proxy.model.addresses import (
     IPFamily,
     network_family,
     pack_address,
-    parse_network,
+    parse_networks,
     unpack_address,
 )
 from proxy.model.node import NodeInfo
@@ -58,7 +58,7 @@ def base_settings(
     """Return the settings that every data plane has; NodePorts on IPv4 loopback if *loopback*."""
     pod_cidrs = view.info.pod_cidrs if view.info else ()
     detector = node_config.local_detectors(config.detect_local, pod_cidrs)[family]
-    networks = [network for cidr in view.service_cidrs if (network := parse_network(cidr))]
+    networks = parse_networks(view.service_cidrs)
     return Settings(
         family=family,
         masquerade_bit=config.masquerade_bit,

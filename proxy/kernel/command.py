@@ -12,7 +12,7 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
@@ -104,7 +104,12 @@ def find_tool(name: str) -> str | None:
 
 
 def run(
-    argv: Sequence[str], *, stdin: str | None = None, timeout_s: float = 30, check: bool = True
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout_s: float = 30,
+    check: bool = True,
+    started: Callable[[int], None] = lambda _: None,
 ) -> Completed:
     """
     Run a program to its end.
@@ -114,6 +119,7 @@ def run(
         stdin: Text to feed it; None means an empty input, never this process's own.
         timeout_s: The program is killed after this many seconds.
         check: Raise when it ends with a status other than 0.
+        started: Is told the program's pid before the program is given its input.
 
     Raises:
         CommandError: One of its subclasses where the reason is known.
@@ -129,6 +135,7 @@ def run(
     )
     with process:
         try:
+            started(process.pid)
             out, err = process.communicate(None if stdin is None else stdin.encode(), timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()

@@ -8,22 +8,13 @@ Writing iptables rules: one iptables-restore per change, and what it says when i
 from __future__ import annotations
 
 import errno
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Protocol
 
-from proxy.kernel.command import (
-    DEVNULL,
-    PIPE,
-    Completed,
-    Denied,
-    TimedOut,
-    failure,
-    spawn,
-)
+from proxy.kernel.command import Completed, Denied, failure, run
 from proxy.kernel.legacy_entries import TableContent
 from proxy.kernel.legacy_tables import LegacyTables
 from proxy.kernel.nftables import NetlinkNft
@@ -230,35 +221,7 @@ class ProgramIptables:
 
     def _run(self, argv: list[str], text: str | None, limit_s: float) -> Completed:
         """Run a child whose pid is known before it can have changed anything."""
-        process = spawn(
-            argv,
-            stdin=DEVNULL if text is None else PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env={**os.environ, "LC_ALL": "C"},
-            new_session=False,
-        )
-        self._pids.add(process.pid)
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            process.kill()
-
-        timer = threading.Timer(limit_s, stop)
-        timer.start()
-        try:
-            with process:
-                out, err = process.communicate(None if text is None else text.encode())
-        except BaseException:
-            process.kill()
-            raise
-        finally:
-            timer.cancel()
-        if late.is_set():
-            raise TimedOut(argv, f"did not end within {limit_s:g} s")
-        decoded = (out.decode(errors="replace"), err.decode(errors="replace"))
-        return Completed(*decoded, process.returncode)
+        return run(argv, stdin=text, timeout_s=limit_s, check=False, started=self._pids.add)
 
 
 def _says(done: Completed, phrases: Sequence[str]) -> bool:

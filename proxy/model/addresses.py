@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import socket
+from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
@@ -92,6 +93,11 @@ def parse_network(text: str) -> Network | None:
         return ip_network(f"{address}/{length}", strict=False)
     except ValueError:
         return None
+
+
+def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
+    """Return the networks among *texts*, leaving out what is no CIDR."""
+    return tuple(network for network in map(parse_network, texts) if network is not None)
 
 
 def network_family(network: Network) -> IPFamily:

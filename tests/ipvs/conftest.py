@@ -7,11 +7,14 @@ They are no part of a run without arguments; elsewhere they are skipped unless t
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from kpctl.lab.netns import Namespace
 from tests.packets.flows.site import remove_abandoned
+from tests.support.ipvs_namespace import entered_namespace
 
 _HERE = Path(__file__).parent
 _IPVS = Path("/proc/net/ip_vs")
@@ -30,3 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def namespaces() -> None:
     """Remove the namespaces of test runs that were killed."""
     remove_abandoned()
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """A network namespace that the test runs in."""
+    with entered_namespace() as made:
+        yield made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import re
-import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -14,6 +13,7 @@ from proxy.kernel.ipset import ENTRIES_PER_REQUEST, NetlinkIpset, SetRefusal
 from proxy.kernel.netlink import NetlinkError
 from proxy.netfilter.ipset import SetEntry, SetHeader
 from tests.support.ipvs_namespace import entered_namespace
+from tests.support.ipvs_rig import packed
 
 pytestmark = [pytest.mark.kernel]
 
@@ -26,10 +26,6 @@ HEADERS = [
 FAMILIES = {32: ["family", "inet"], 128: ["family", "inet6"]}
 HASH_OPTIONS = ["hashsize", "1024", "maxelem", "65536"]
 INITVAL = re.compile(r"0x[0-9a-f]{8}")
-
-
-def packed(text: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 V4, V6 = packed("10.0.0.1"), packed("fd00::1")

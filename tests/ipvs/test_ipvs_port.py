@@ -22,7 +22,7 @@ from proxy.netfilter.ipvs import (
     ServerKey,
     VirtualServer,
 )
-from tests.support.ipvs_namespace import entered_namespace
+from tests.support.ipvs_rig import packed
 
 pytestmark = [pytest.mark.kernel]
 
@@ -32,20 +32,10 @@ both_families = pytest.mark.parametrize("family", list(IPFamily))
 
 
 @pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    with entered_namespace() as made:
-        yield made
-
-
-@pytest.fixture
 def ipvs(namespace: Namespace) -> Iterator[NetlinkIpvs]:
     port = NetlinkIpvs()
     yield port
     port.close()
-
-
-def packed(text: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 def address(family: IPFamily, network: int, number: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import socket
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +13,7 @@ from proxy.backends.ipvs.names import DEVICE
 from proxy.kernel.links import NetlinkLinks
 from proxy.kernel.netlink import NetlinkError
 from proxy.model.addresses import IPFamily
-from tests.support.ipvs_namespace import entered_namespace
+from tests.support.ipvs_rig import packed
 
 pytestmark = [pytest.mark.kernel]
 
@@ -23,20 +22,10 @@ both_families = pytest.mark.parametrize("family", list(IPFamily))
 
 
 @pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    with entered_namespace() as made:
-        yield made
-
-
-@pytest.fixture
 def links(namespace: Namespace) -> Iterator[NetlinkLinks]:
     port = NetlinkLinks()
     yield port
     port.close()
-
-
-def packed(text: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
 
 
 def vips(family: IPFamily, count: int) -> list[bytes]:

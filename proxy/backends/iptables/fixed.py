@@ -8,12 +8,10 @@ from proxy.backends.iptables import names
 from proxy.backends.iptables.rules import host
 from proxy.backends.iptables.settings import INVALID_COUNTER, IptablesSettings
 from proxy.backends.settings import Settings
-from proxy.backends.xtables import FILTER, NAT, comment
-from proxy.model.addresses import IPFamily
+from proxy.backends.xtables import FILTER, LOOPBACK, NAT, comment
 
 ChainKey = tuple[str, str]  # table, chain
 _NODE_PORTS_COMMENT = "kubernetes service nodeports; NOTE: this must be the last rule in this chain"
-_LOCALHOST = {IPFamily.IPV4: "127.0.0.0/8", IPFamily.IPV6: "::1/128"}
 
 
 def masquerading(settings: Settings, *, random_fully: bool) -> dict[ChainKey, tuple[str, ...]]:
@@ -74,4 +72,4 @@ def node_port_dispatch(settings: IptablesSettings) -> tuple[str, ...]:
     to_local = f"{said} -m addrtype --dst-type LOCAL -j {names.NODEPORTS}"
     if settings.localhost_node_ports:
         return (to_local,)
-    return (f"! -d {_LOCALHOST[settings.family]} {to_local}",)
+    return (f"! -d {LOOPBACK[settings.family]} {to_local}",)

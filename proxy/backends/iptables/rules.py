@@ -13,7 +13,7 @@ from typing import NamedTuple
 from proxy.backends.iptables import names
 from proxy.backends.iptables.settings import LOCALHOST_COUNTER, IptablesSettings
 from proxy.backends.settings import Settings
-from proxy.backends.xtables import FILTER, NAT, comment
+from proxy.backends.xtables import FILTER, NAT, REJECT_WITH, comment
 from proxy.model.addresses import IPFamily, unpack_address
 from proxy.model.endpoints import target_text
 from proxy.plan.service_plan import (
@@ -25,7 +25,6 @@ from proxy.plan.service_plan import (
     Target,
 )
 
-_REJECT_WITH = {IPFamily.IPV4: "icmp-port-unreachable", IPFamily.IPV6: "icmp6-port-unreachable"}
 _HOST_MASK = {IPFamily.IPV4: "255.255.255.255", IPFamily.IPV6: ":".join(["ffff"] * 8)}
 _LOCAL_SOURCE = "-m addrtype --src-type LOCAL"
 _LOCAL_DESTINATION = "-m addrtype --dst-type LOCAL"
@@ -147,7 +146,7 @@ class _PortCompiler:
     def _refusal(self, frontend: Frontend) -> str:
         if frontend.refusal is Refusal.DROP:
             return "-j DROP"
-        return f"-j REJECT --reject-with {_REJECT_WITH[self.settings.family]}"
+        return f"-j REJECT --reject-with {REJECT_WITH[self.settings.family]}"
 
     def _to(self, frontend: Frontend, what: str) -> str:
         return self._match(frontend, comment(f"{self.text} {what}"))

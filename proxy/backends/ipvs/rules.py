@@ -16,13 +16,11 @@ from proxy.backends.iptables.rules import host, not_local
 from proxy.backends.ipvs import names
 from proxy.backends.ipvs.names import SetKind
 from proxy.backends.ipvs.settings import IpvsSettings
-from proxy.backends.xtables import FILTER, NAT, comment
-from proxy.model.addresses import IPFamily, unpack_address
+from proxy.backends.xtables import FILTER, LOOPBACK, NAT, REJECT_WITH, comment
+from proxy.model.addresses import unpack_address
 from proxy.netfilter.ipvs import ServerKey
 
 _BOTH = "dst,dst"
-_LOOPBACK = {IPFamily.IPV4: "127.0.0.0/8", IPFamily.IPV6: "::1/128"}
-_REJECT_WITH = {IPFamily.IPV4: "icmp-port-unreachable", IPFamily.IPV6: "icmp6-port-unreachable"}
 _TO_LOCAL = "-m addrtype --dst-type LOCAL"
 _FROM_OUTSIDE = "-m physdev ! --physdev-is-in -m addrtype ! --src-type LOCAL"
 
@@ -79,7 +77,7 @@ class _Chains:
         return {key: content[key] for key in order}
 
     def _services(self) -> Iterator[str]:
-        yield f"-s {_LOOPBACK[self.settings.family]} -j RETURN"
+        yield f"-s {LOOPBACK[self.settings.family]} -j RETURN"
         yield from self._if_filled(names.LOAD_BALANCER, _BOTH, f"-j {names.LOAD_BALANCER_CHAIN}")
         yield from self._masquerade_cluster_ips()
         target = f"-j {MARK_MASQ}"
@@ -125,7 +123,7 @@ class _Chains:
         yield f"{self._match(names.HEALTH_CHECK_NODE_PORT, 'dst')} -j RETURN"
         yield (
             f"-m conntrack --ctstate NEW {self._match(names.IPVS_IPS, 'dst')}"
-            f" -j REJECT --reject-with {_REJECT_WITH[self.settings.family]}"
+            f" -j REJECT --reject-with {REJECT_WITH[self.settings.family]}"
         )
 
     def _if_filled(self, kind: SetKind, direction: str, rest: str) -> Iterator[str]:

@@ -32,6 +32,11 @@ def missing_jumps(reader: RuleReader, jumps: Iterable[Jump]) -> list[Section]:
     return list(sections.values())
 
 
+def places(jumps: Iterable[Jump], table: str) -> set[tuple[str, str]]:
+    """Return from where to where the jumps of a table lead: built-in chain, our chain."""
+    return {(jump.chain, jump.target) for jump in jumps if jump.table == table}
+
+
 def _is_there(reader: RuleReader, jump: Jump, listed: list[str]) -> bool:
     if jump.rule in listed:
         return True

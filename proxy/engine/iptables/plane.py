@@ -90,13 +90,8 @@ class IptablesPlane:
     def settings(self, config: ProxyConfig, view: NodeView, family: IPFamily) -> IptablesSettings:
         """Return the settings of one family's rules."""
         base = base_settings(config, view, family, loopback=config.iptables.localhost_node_ports)
-        return IptablesSettings(
-            family=family,
-            masquerade_bit=base.masquerade_bit,
-            masquerade_all=base.masquerade_all,
-            local_traffic=base.local_traffic,
-            node_port_addresses=base.node_port_addresses,
-            service_cidrs=base.service_cidrs,
+        return IptablesSettings.extending(
+            base,
             localhost_node_ports=_localhost_node_ports(config, view, family),
             drop_invalid=not self._facts.tcp_be_liberal,
             random_fully=self._backend.random_fully,

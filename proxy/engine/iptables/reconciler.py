@@ -20,7 +20,7 @@ from proxy.backends.iptables.ruleset import Chunk, IptablesRules, Placed, RuleCh
 from proxy.backends.iptables.settings import IptablesSettings
 from proxy.backends.settings import Settings
 from proxy.backends.xtables import FILTER, MANGLE, NAT
-from proxy.engine.iptables.jumps import RuleReader, missing_jumps
+from proxy.engine.iptables.jumps import RuleReader, missing_jumps, places
 from proxy.engine.reconciler import Reconciler, SyncResult
 from proxy.engine.start_order import first_batches
 from proxy.kernel.command import CommandError
@@ -104,7 +104,7 @@ class IptablesReconciler(Reconciler):
         content = self._port.content(table)
         if content is None:
             return None
-        jumps = {(j.chain, j.target) for j in _JUMPS if j.table == table}
+        jumps = places(_JUMPS, table)
         return self.rules.agrees(table, content.rules) and content.jumps >= jumps
 
     @property
@@ -180,7 +180,8 @@ class IptablesReconciler(Reconciler):
             self.found_something = not fresh
             self._restore(self.rules.skeleton(existing), result)
             first, rest = first_batches(plans) if fresh else ([], iter([plans]))
-            placed = self._state(first, refused, result) if first else {}
+            if first:
+                self._state(first, refused, result)
             self._restore(missing_jumps(self._port, _JUMPS), result)
             ordered = [*first, *(plan for batch in rest for plan in batch)]
             placed = self._state(ordered, refused, result)

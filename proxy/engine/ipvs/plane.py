@@ -12,7 +12,7 @@ from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.engine.ipvs.reconciler import IpvsReconciler
 from proxy.engine.node_settings import NodeView, base_settings, is_loopback
 from proxy.kernel.nft_monitor import ForeignEdit
-from proxy.model.addresses import IPFamily, parse_network, unpack_address
+from proxy.model.addresses import IPFamily, parse_networks, unpack_address
 from proxy.plan.planner import Planner
 
 DEFAULT_SCHEDULER = "rr"
@@ -61,18 +61,12 @@ class IpvsPlane:
         base = base_settings(config, view, family)
         local = view.addresses.get(family, frozenset())
         wanted = local if base.node_port_addresses is None else base.node_port_addresses
-        networks = [parse_network(cidr) for cidr in config.ipvs.exclude_cidrs]
-        return IpvsSettings(
-            family=family,
-            masquerade_bit=base.masquerade_bit,
-            masquerade_all=base.masquerade_all,
-            local_traffic=base.local_traffic,
-            node_port_addresses=base.node_port_addresses,
-            service_cidrs=base.service_cidrs,
+        return IpvsSettings.extending(
+            base,
             scheduler=config.ipvs.scheduler or DEFAULT_SCHEDULER,
             node_addresses=local,
             node_port_servers=frozenset(filter(_takes_node_ports, wanted)),
-            exclude_cidrs=tuple(network for network in networks if network is not None),
+            exclude_cidrs=parse_networks(config.ipvs.exclude_cidrs),
             random_fully=self._options.random_fully,
         )
 

@@ -20,7 +20,7 @@ from proxy.backends.ipvs.settings import IpvsSettings
 from proxy.backends.ipvs.state import IpvsChange, IpvsState, Step
 from proxy.backends.settings import Settings
 from proxy.backends.xtables import FILTER, NAT
-from proxy.engine.iptables.jumps import missing_jumps
+from proxy.engine.iptables.jumps import missing_jumps, places
 from proxy.engine.iptables.reconciler import TROUBLE
 from proxy.engine.ipvs.draining import Draining
 from proxy.engine.ipvs.found import difference, look
@@ -169,7 +169,7 @@ class IpvsReconciler(Reconciler):
         if content is None:
             return False
         wanted = {chain: len(rules) for (t, chain), rules in self._chains.items() if t == table}
-        jumps = {(jump.chain, jump.target) for jump in names.JUMPS if jump.table == table}
+        jumps = places(names.JUMPS, table)
         return wanted.items() <= content.rules.items() and jumps <= content.jumps
 
     # -- inside ------------------------------------------------------------------------------
