@@ -12,7 +12,6 @@ from kpctl.lab.netns import Namespace
 from proxy.kernel.ipset import ENTRIES_PER_REQUEST, NetlinkIpset, SetRefusal
 from proxy.kernel.netlink import NetlinkError
 from proxy.netfilter.ipset import SetEntry, SetHeader
-from tests.support.ipvs_namespace import entered_namespace
 from tests.support.ipvs_rig import packed
 
 pytestmark = [pytest.mark.kernel]
@@ -57,12 +56,6 @@ ENTRIES = [
     ),
     ("bitmap:port", 0, "30080", SetEntry(port=30080)),
 ]
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    with entered_namespace() as made:
-        yield made
 
 
 @pytest.fixture
