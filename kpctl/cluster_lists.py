@@ -45,15 +45,15 @@ class ClusterLists:
     Lists of one API server.
 
     Args:
-        kubeconfig: A path, "" for the credentials of a pod.
+        location: As ``kubeconfig_location`` finds it.
         user_agent: As ``Client``'s.
 
     Raises:
         ConfigurationError: There is no kubeconfig and this is no pod, or it is broken.
     """
 
-    def __init__(self, kubeconfig: str, user_agent: str) -> None:
-        credentials = Credentials(ApiLocation(kubeconfig, ""))
+    def __init__(self, location: ApiLocation, user_agent: str) -> None:
+        credentials = Credentials(location)
         credentials.check()
         self._client = Client(credentials, user_agent)
 

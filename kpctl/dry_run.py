@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kpctl.cluster_source import EventLog, make_source
-from kpctl.dry_planes import build_dry_plane
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK
+from kpctl.planes.ipvs import addresses_elsewhere
 from kpctl.version import kubernetes_version
 from proxy.config.gates import gate_enabled
 from proxy.config.node import node_name
-from proxy.config.types import ProxyConfig
+from proxy.config.types import IPVS, ProxyConfig
+from proxy.engine.dry_planes import build_dry_plane
 from proxy.engine.loop import Engine, Kernel
 from proxy.engine.publisher import Outlets, Publisher
 from proxy.engine.start_gate import NEEDED, FatalError
+from proxy.kernel.addresses import local_addresses
 from proxy.kernel.rights import supported_families
 from proxy.model.store import ClusterStore
 from proxy.runtime.clock import SystemClock
@@ -43,6 +45,7 @@ def dry_run(
     name = node_name(config.hostname_override, socket.gethostname())
     families = supported_families()
     dry = build_dry_plane(config, families)
+    addresses = addresses_elsewhere if config.mode == IPVS else local_addresses
     metrics = ProxyMetrics(BuildInfo(git_version=kubernetes_version()))
     health = ProxyHealth(2 * config.sync_period_s, SystemClock())
     source, _ = make_source(config, master, manifests, name, metrics)
@@ -53,7 +56,7 @@ def dry_run(
         config,
         name,
         store,
-        Kernel(dry.plane, dry.addresses),
+        Kernel(dry.plane, addresses),
         Publisher(Outlets(metrics, health, {}, EventLog(), None)),
         wait_for_node=manifests is None,
         on_started=lambda: engine.stop(),

@@ -109,6 +109,15 @@ class Routing:
         self._lookups = _Lookups()
         self._local_dumped = {route.network.version for route in routes if route.table == "local"}
 
+    @property
+    def routes(self) -> tuple[RouteEntry, ...]:
+        """The routes that were given."""
+        return self._routes
+
+    def replacing(self, links: Links, routes: Sequence[RouteEntry]) -> Routing:
+        """Return the same node with other interfaces and routes."""
+        return Routing(links, routes, self.families, self._rules)
+
     def local_addresses(self) -> frozenset[Address]:
         """Return all addresses of the node's interfaces; empty when they are not known."""
         if self.links is None:

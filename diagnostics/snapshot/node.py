@@ -60,6 +60,11 @@ class NodeSnapshot:
 
     # Raw parts.
 
+    @property
+    def source(self) -> PartSource:
+        """Where the parts come from."""
+        return self._source
+
     def contents(self, part: Part) -> tuple[Content, ...] | Gap:
         """Return the files of a part as they are."""
         return self._once(part, lambda: self._source.read(part))

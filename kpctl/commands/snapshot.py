@@ -7,7 +7,6 @@ rules of any data plane could be read, 4 it cannot be written.
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import sys
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kpctl.exit_codes import ENVIRONMENT, OK, UNDETERMINED
+from kpctl.reading import ContextOption, KubeconfigOption, NodeOption, api_of
 from kpctl.version import kpctl_version
 
 if TYPE_CHECKING:
-    from diagnostics.snapshot.live import ReadObjects
     from diagnostics.snapshot.parts import Gap, Part
     from diagnostics.snapshot.write import Progress, Written
 
@@ -38,10 +37,9 @@ def snapshot(
     redact: Annotated[
         bool, typer.Option("--redact", help="Hide names; addresses and ports stay.")
     ] = False,
-    kubeconfig: Annotated[
-        str, typer.Option("--kubeconfig", help="As for kubectl; default: KUBECONFIG, ~/.kube.")
-    ] = "",
-    node: Annotated[str, typer.Option("--node", help="Name of this Node; default: host's.")] = "",
+    kubeconfig: KubeconfigOption = "",
+    context: ContextOption = "",
+    node: NodeOption = "",
 ) -> None:
     """Collect rules, addresses, connections and API objects of this node; never secrets."""
     from diagnostics.snapshot.archive import SnapshotError
@@ -54,7 +52,7 @@ def snapshot(
     path = Path(
         output or f"kpctl-snapshot-{_file_name(name, redact)}-{created:%Y%m%d-%H%M%S}.tar.gz"
     )
-    objects, why = _api(kubeconfig)
+    objects, why = api_of(kubeconfig, context)
     source = LiveSource(objects, why)
     origin = Origin(kpctl_version(), name, created)
     with _Reporter() as reporter:
@@ -71,20 +69,6 @@ def snapshot(
 
 def _file_name(node: str, redact: bool) -> str:
     return "node" if redact else re.sub(r"[^\w.-]", "-", node)
-
-
-def _api(kubeconfig: str) -> tuple[ReadObjects | None, str]:
-    """Return how to ask the API, or why it cannot be asked."""
-    from kpctl.cluster_lists import ClusterLists, kubeconfig_path
-    from proxy.sources.source import SourceError
-
-    path = kubeconfig_path(kubeconfig)
-    if not path and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        return None, "there is no kubeconfig and this is no pod: use --kubeconfig"
-    try:
-        return ClusterLists(path, f"kpctl/{kpctl_version()}"), ""
-    except SourceError as error:
-        return None, str(error)
 
 
 class _Reporter:

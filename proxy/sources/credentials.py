@@ -36,11 +36,13 @@ class ApiLocation:
     How the user said where the API server is.
 
     Both empty means: from within a pod, by its service account. ``master`` alone is a URL
-    without credentials; with a kubeconfig it replaces the server's address in it.
+    without credentials; with a kubeconfig it replaces the server's address in it. ``context``
+    names one of the kubeconfig's contexts; empty is its current one.
     """
 
     kubeconfig: str = ""
     master: str = ""
+    context: str = ""
     service_account_dir: Path = SERVICE_ACCOUNT_DIR
 
 
@@ -79,7 +81,7 @@ class Credentials:
                 is no pod.
         """
         if self._location.kubeconfig:
-            _read_kubeconfig(self._location.kubeconfig)
+            _read_kubeconfig(self._location)
         elif not self._location.master:
             _in_cluster_server()
 
@@ -122,9 +124,8 @@ class Credentials:
         from kubernetes.client.configuration import Configuration
 
         configuration: Any = type.__call__(Configuration)
-        path = self._location.kubeconfig
-        if path:
-            expires = _apply_kubeconfig(path, configuration, self._now())
+        if self._location.kubeconfig:
+            expires = _apply_kubeconfig(self._location, configuration, self._now())
         elif self._location.master:
             expires = None
         else:
@@ -168,9 +169,10 @@ def _with_scheme(master: str, configuration: Any) -> str:
     return f"{'https' if secured else 'http'}://{master.rstrip('/')}"
 
 
-def _read_kubeconfig(path: str) -> dict[str, Any]:
+def _read_kubeconfig(location: ApiLocation) -> dict[str, Any]:
     import yaml
 
+    path = location.kubeconfig
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         # Safe: both are loaders of plain data; the C one is a name mypy does not always know.
@@ -185,6 +187,8 @@ def _read_kubeconfig(path: str) -> dict[str, Any]:
         raise ConfigurationError(f"kubeconfig {path} is no YAML: {where}") from error
     if not isinstance(config, dict):
         raise ConfigurationError(f"kubeconfig {path} is empty or no mapping")
+    if location.context:
+        config["current-context"] = location.context
     user_of(config, path)
     return config
 
@@ -220,12 +224,13 @@ def _entry(config: dict[str, Any], kind: str, name: object, path: str) -> dict[s
     raise ConfigurationError(f"kubeconfig {path}: there is no {kind} {name!r} in {kind}s")
 
 
-def _apply_kubeconfig(path: str, configuration: Any, now: float) -> float | None:
+def _apply_kubeconfig(location: ApiLocation, configuration: Any, now: float) -> float | None:
     """Fill *configuration* from a kubeconfig; return when its credentials expire."""
     from kubernetes.config.config_exception import ConfigException
     from kubernetes.config.kube_config import KubeConfigLoader
 
-    config = _read_kubeconfig(path)
+    path = location.kubeconfig
+    config = _read_kubeconfig(location)
     user, cluster = user_of(config, path)
     base_dir = str(Path(path).resolve().parent)
     expires = None
@@ -293,7 +298,7 @@ def server_of(location: ApiLocation) -> str:
     if location.master:
         return location.master
     if location.kubeconfig:
-        _, cluster = user_of(_read_kubeconfig(location.kubeconfig), location.kubeconfig)
+        _, cluster = user_of(_read_kubeconfig(location), location.kubeconfig)
         return str(cluster["server"])
     return _in_cluster_server()
 

@@ -8,6 +8,7 @@ from diagnostics.readers.objects import read_objects
 from diagnostics.snapshot.parts import Part
 from kpctl import cluster_lists
 from kpctl.cluster_lists import ClusterLists
+from proxy.sources.credentials import ApiLocation
 from proxy.sources.failures import ApiError
 from proxy.sources.source import ConfigurationError
 from tests.support import stub_objects
@@ -25,7 +26,7 @@ def lists(api, tmp_path):
     }
     path = tmp_path / "kubeconfig"
     path.write_text(json.dumps(config))
-    return ClusterLists(str(path), "kpctl/test")
+    return ClusterLists(ApiLocation(str(path)), "kpctl/test")
 
 
 def test_a_list_is_read_in_pages_and_joined(api, lists, monkeypatch):

@@ -1,0 +1,1 @@
+"""What the API says of the cluster, as a proxy and people read it."""

@@ -1,0 +1,1 @@
+"""Does the kernel agree with the API: every Service, both directions."""

@@ -1,0 +1,102 @@
+"""
+Compares a node's kernel with what the API asks for.
+
+The intended rules are compiled from the API's objects by the project's own data planes and put in
+the place of the node's; then the same calls are followed through both. So it does not matter who
+wrote the node's rules, in which order, or in which layout: a difference is one that packets see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from diagnostics.cluster.plans import ObjectsMissing, load_cluster
+from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_apiserver
+from diagnostics.drift.judge import differences
+from diagnostics.drift.model import Difference, DriftReport
+from diagnostics.fate.compare import changes
+from diagnostics.fate.frontends import Frontend
+from diagnostics.fate.probes import Oracle
+from diagnostics.intended.compile import CannotCompile, compile_cluster
+from diagnostics.intended.node import IntendedNode
+from diagnostics.snapshot.node import NodeSnapshot
+from diagnostics.snapshot.parts import Gap
+from diagnostics.trace.question import Tracer
+from proxy.config.types import IPVS, NFTABLES
+from proxy.model.addresses import IPFamily
+
+Progress = Callable[[int, int], None]
+"""Told how many service ports of how many are done."""
+
+
+def find_drift(node: NodeSnapshot, progress: Progress = lambda done, total: None) -> DriftReport:
+    """Return how a node's kernel differs from the API's intentions."""
+    mode = node.mode().mode
+    try:
+        cluster = load_cluster(node)
+    except ObjectsMissing as error:
+        why = "the API objects are not known"
+        return DriftReport(node.name, mode, gaps=error.gaps, undetermined=why)
+    mode = cluster.config.mode
+    families, gaps = _readable(node, mode)
+    if not families:
+        why = f"the rules of mode {mode} could not be read"
+        return DriftReport(node.name, mode, gaps=gaps, undetermined=why)
+    try:
+        compiled = compile_cluster(cluster, families=families)
+    except CannotCompile as error:
+        return DriftReport(node.name, mode, gaps=gaps, undetermined=str(error))
+    intended = IntendedNode(node, compiled)
+    report = DriftReport(node.name, mode, gaps=(*cluster.gaps, *gaps))
+    for family in families:
+        asked = family_calls(node, cluster, family)
+        found, notes = _family(node, intended, asked)
+        report = replace(
+            report,
+            compared=report.compared + len(cluster.planners[family]),
+            differences=report.differences + found,
+            notes=report.notes + notes,
+        )
+    del progress
+    return report
+
+
+def _readable(node: NodeSnapshot, mode: str) -> tuple[tuple[IPFamily, ...], tuple[Gap, ...]]:
+    """Return the families whose rules of a mode are known, and why others are not."""
+    if mode == NFTABLES:
+        tables = node.nft()
+        return ((), (tables,)) if isinstance(tables, Gap) else (tuple(IPFamily), ())
+    servers = node.ipvs() if mode == IPVS else None
+    if isinstance(servers, Gap):
+        return (), (servers,)
+    families, gaps = [], []
+    for family in IPFamily:
+        rules = node.iptables(family)
+        if isinstance(rules, Gap):
+            gaps.append(rules)
+        else:
+            families.append(family)
+    return tuple(families), tuple(gaps)
+
+
+def _family(
+    node: NodeSnapshot, intended: NodeSnapshot, asked: FamilyCalls
+) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
+    unlisted = _unlisted(asked)
+    before, after = Oracle(Tracer(intended)), Oracle(Tracer(node))
+    wanted = ((name, call) for name, call in asked if call.frontend not in unlisted)
+    found = tuple(differences(asked.family.value, changes(wanted, before, after)))
+    return found, tuple(
+        f"{frontend.text}: taken for {KUBERNETES}, which the list of Services lacks"
+        for frontend in unlisted
+    )
+
+
+def _unlisted(asked: FamilyCalls) -> frozenset[Frontend]:
+    """Return the API server's frontend if the list of Services was made without its Service."""
+    if any(name.partition(":")[0] == KUBERNETES for name in asked.planned.values()):
+        return frozenset()
+    return frozenset(
+        frontend for frontend, name in asked.unplanned.items() if is_apiserver(frontend, name)
+    )

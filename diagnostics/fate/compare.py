@@ -1,0 +1,31 @@
+"""Which calls end differently on two nodes, or on one node in two states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from diagnostics.fate.probes import Call, Oracle, Outcome
+from diagnostics.trace.report import UNKNOWN, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A call to a service port ("" when nobody tells) that ends differently."""
+
+    service: str
+    call: Call
+    before: Outcome
+    after: Outcome
+    after_trace: Trace
+
+
+def changes(calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle) -> Iterator[Change]:
+    """Yield the calls whose outcome differs; what cannot be known on one side is no difference."""
+    for service, call in calls:
+        trace = after.trace(call)
+        old, new = before.outcome(call), Outcome.of(trace)
+        if UNKNOWN in (old.certainty, new.certainty):
+            continue
+        if (old.verdict, old.shares) != (new.verdict, new.shares):
+            yield Change(service, call, old, new, trace)
