@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kpctl.planes.ipvs import addresses_elsewhere
 from proxy.backends.nftables.text import render_table
 from proxy.config.types import IPTABLES, IPVS, ProxyConfig
 from proxy.engine.data_plane import DataPlane
@@ -15,7 +14,6 @@ from proxy.engine.ipvs.plane import IpvsOptions, IpvsPlane
 from proxy.engine.ipvs.ports import IpvsPorts
 from proxy.engine.nftables.plane import NftablesPlane
 from proxy.engine.nftables.reconciler import NftReconciler
-from proxy.kernel.addresses import local_addresses
 from proxy.kernel.dry_ipvs import AcceptingIpset, AcceptingIpvs, AcceptingLinks
 from proxy.kernel.dry_run import AcceptingIptables, AcceptingNft
 from proxy.kernel.xtables_backend import Backend
@@ -28,13 +26,11 @@ class DryPlane:
     A data plane on kernels that hold nothing and accept everything.
 
     ``text`` returns what a family's kernel would hold, or be told, after the first
-    synchronisation: input for the programs that write such things. ``addresses`` returns the
-    node's own packed addresses.
+    synchronisation: input for the programs that write such things.
     """
 
     plane: DataPlane
     text: Callable[[FamilyProxy], str]
-    addresses: Callable[[IPFamily], frozenset[bytes]] = local_addresses
 
 
 def build_dry_plane(config: ProxyConfig, families: Sequence[IPFamily]) -> DryPlane:
@@ -93,7 +89,7 @@ def _ipvs(families: Sequence[IPFamily]) -> DryPlane:
         ]
         return "".join(told) + _restore_input(proxy, rules[family])
 
-    return DryPlane(IpvsPlane(ports, IpvsOptions(drain_limit_s=0)), text, addresses_elsewhere)
+    return DryPlane(IpvsPlane(ports, IpvsOptions(drain_limit_s=0)), text)
 
 
 def _restore_input(proxy: FamilyProxy, port: AcceptingIptables) -> str:
