@@ -14,7 +14,8 @@ from dataclasses import replace
 from diagnostics.cluster.plans import ObjectsMissing, load_cluster
 from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_apiserver
 from diagnostics.drift.judge import differences
-from diagnostics.drift.model import Difference, DriftReport
+from diagnostics.drift.model import Difference, DriftReport, Kind
+from diagnostics.drift.structure import structure
 from diagnostics.fate.compare import changes
 from diagnostics.fate.frontends import Frontend
 from diagnostics.fate.probes import Oracle
@@ -86,8 +87,15 @@ def _family(
     unlisted = _unlisted(asked)
     before, after = Oracle(Tracer(intended)), Oracle(Tracer(node))
     wanted = ((name, call) for name, call in asked if call.frontend not in unlisted)
-    found = tuple(differences(asked.family.value, changes(wanted, before, after)))
-    return found, tuple(
+    found = list(differences(asked.family.value, changes(wanted, before, after)))
+    seen = {difference.service for difference in found}
+    for difference in structure(node, intended, asked):
+        # What packets notice says more than which rules it comes from.
+        told = difference.service in seen and difference.kind is Kind.EDITED
+        listed = unlisted and difference.service.partition(":")[0] == KUBERNETES
+        if not listed and not (told and difference.service):
+            found.append(difference)
+    return tuple(found), tuple(
         f"{frontend.text}: taken for {KUBERNETES}, which the list of Services lacks"
         for frontend in unlisted
     )
