@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kpctl.commands.config import app as config_app
+from kpctl.commands.drift import drift
 from kpctl.commands.lab import app as lab_app
 from kpctl.commands.snapshot import snapshot
 from kpctl.commands.trace import app as trace_app
@@ -21,6 +22,7 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(lab_app, name="lab")
 app.add_typer(trace_app, name="trace")
+app.command("drift")(drift)
 app.command("snapshot")(snapshot)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from diagnostics.cluster.inferred import infer_config
 from diagnostics.readers.addresses import Links
 from diagnostics.readers.objects import ClusterObjects
 from diagnostics.snapshot.node import NodeSnapshot
@@ -36,8 +37,7 @@ class Cluster:
     The API's intentions for one node.
 
     Attributes:
-        config: The proxy's configuration; where it is not known, that of a kube-proxy without
-            file and flags, in the mode the node seems to be in.
+        config: The proxy's configuration; where it is not known, what the rules tell of it.
         gaps: What was not known and may make the plans wrong.
         store: Services and EndpointSlices as the proxy keeps them.
         planners: The plans in force, by family.
@@ -92,7 +92,7 @@ def _config(snapshot: NodeSnapshot) -> tuple[ProxyConfig, tuple[Gap, ...]]:
     if not isinstance(found, Gap):
         return with_platform_defaults(found), ()
     base = replace(default_config(), mode=snapshot.mode().mode)
-    return with_platform_defaults(base), (found,)
+    return infer_config(snapshot, with_platform_defaults(base)), (found,)
 
 
 def _store(objects: ClusterObjects, node_name: str, config: ProxyConfig) -> ClusterStore:

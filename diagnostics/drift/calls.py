@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from diagnostics.cluster.plans import Cluster
@@ -35,8 +35,11 @@ class FamilyCalls:
     unplanned: Frontends
     cluster: Cluster
 
-    def __iter__(self) -> Iterator[tuple[str, Call]]:
-        for plan in self.cluster.planners[self.family].all_effective():
+    def each(self, told: Callable[[int], None]) -> Iterator[tuple[str, Call]]:
+        """Yield the calls with the service port each belongs to; *told* how many are done."""
+        plans = self.cluster.planners[self.family].all_effective()
+        for done, plan in enumerate(plans, 1):
+            told(done)
             special = list(special_clients(plan, self.clients))
             for frontend in frontends_of(plan):
                 for call in calls(frontend, self.clients, special):

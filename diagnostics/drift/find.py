@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from diagnostics.cluster.plans import ObjectsMissing, load_cluster
+from diagnostics.drift.age import dated
 from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_apiserver
 from diagnostics.drift.judge import differences
 from diagnostics.drift.model import Difference, DriftReport, Kind
@@ -50,16 +51,21 @@ def find_drift(node: NodeSnapshot, progress: Progress = lambda done, total: None
         return DriftReport(node.name, mode, gaps=gaps, undetermined=str(error))
     intended = IntendedNode(node, compiled)
     report = DriftReport(node.name, mode, gaps=(*cluster.gaps, *gaps))
+    total = sum(len(cluster.planners[family]) for family in families)
     for family in families:
         asked = family_calls(node, cluster, family)
-        found, notes = _family(node, intended, asked)
+        before = report.compared
+
+        def told(done: int, before: int = before) -> None:
+            progress(before + done, total)
+
+        found, notes = _family(node, intended, asked, told)
         report = replace(
             report,
-            compared=report.compared + len(cluster.planners[family]),
-            differences=report.differences + found,
+            compared=before + len(cluster.planners[family]),
+            differences=report.differences + tuple(dated(found, cluster.objects)),
             notes=report.notes + notes,
         )
-    del progress
     return report
 
 
@@ -82,20 +88,20 @@ def _readable(node: NodeSnapshot, mode: str) -> tuple[tuple[IPFamily, ...], tupl
 
 
 def _family(
-    node: NodeSnapshot, intended: NodeSnapshot, asked: FamilyCalls
-) -> tuple[tuple[Difference, ...], tuple[str, ...]]:
+    node: NodeSnapshot, intended: NodeSnapshot, asked: FamilyCalls, told: Callable[[int], None]
+) -> tuple[list[Difference], tuple[str, ...]]:
     unlisted = _unlisted(asked)
     before, after = Oracle(Tracer(intended)), Oracle(Tracer(node))
-    wanted = ((name, call) for name, call in asked if call.frontend not in unlisted)
+    wanted = ((n, call) for n, call in asked.each(told) if call.frontend not in unlisted)
     found = list(differences(asked.family.value, changes(wanted, before, after)))
     seen = {difference.service for difference in found}
     for difference in structure(node, intended, asked):
         # What packets notice says more than which rules it comes from.
-        told = difference.service in seen and difference.kind is Kind.EDITED
+        explained = difference.service in seen and difference.kind is Kind.EDITED
         listed = unlisted and difference.service.partition(":")[0] == KUBERNETES
-        if not listed and not (told and difference.service):
+        if not listed and not (explained and difference.service):
             found.append(difference)
-    return tuple(found), tuple(
+    return found, tuple(
         f"{frontend.text}: taken for {KUBERNETES}, which the list of Services lacks"
         for frontend in unlisted
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from diagnostics.drift.model import Difference, Kind
 from diagnostics.fate.compare import Change
 from diagnostics.fate.probes import Outcome
+from diagnostics.trace.answer import IPVS
 from diagnostics.trace.report import ACCEPT, DNAT, NONE
 from diagnostics.trace.walk import Step, Tri
 
@@ -123,13 +125,14 @@ def differences(family: str, changes: Iterable[Change]) -> Iterator[Difference]:
         )
 
 
+_DECIDING = re.compile(r"\b(?:DNAT|REDIRECT|DROP|REJECT|dnat|redirect|drop|reject)\b")
+
+
 def deciding_step(steps: Iterable[Step]) -> Step | None:
-    """Return the last rule that took the packet; routing decides nothing here."""
-    found = None
-    for step in steps:
-        if step.result is not Tri.NO and step.table:
-            found = step
-    return found
+    """Return the rule or server that sent the packet where it goes, else the last it met."""
+    met = [step for step in steps if step.result is not Tri.NO and step.table]
+    deciding = [step for step in met if step.table == IPVS or _DECIDING.search(step.text)]
+    return next(reversed(deciding or met), None)
 
 
 def cited(step: Step) -> str:

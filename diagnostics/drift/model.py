@@ -47,7 +47,7 @@ class Difference:
         expected, actual: in words.
         clients: kinds of clients that notice.
         evidence: rules that decide, each with its place.
-        since: RFC 3339 time before which it cannot have begun, or "" when nothing tells.
+        since: RFC 3339 time at which the API objects behind it last changed, "" if unknown.
     """
 
     kind: Kind

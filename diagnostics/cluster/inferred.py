@@ -1,0 +1,191 @@
+"""
+The proxy's configuration, as far as its rules tell it.
+
+A dump often comes without the configuration. What decides about packets can be read back: how
+traffic of pods is recognised, who is masqueraded, which addresses answer NodePorts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from diagnostics.nftables.model import Table
+from diagnostics.snapshot.node import NodeSnapshot
+from diagnostics.snapshot.parts import Gap
+from proxy.backends.iptables import names
+from proxy.backends.ipvs.names import DEVICE
+from proxy.backends.nftables.layout import NODEPORT_IPS, TABLE
+from proxy.config import types
+from proxy.config.types import ProxyConfig
+from proxy.model.addresses import IPFamily
+
+# "! -s 10.0.0.0/8 -d 172.30.0.41/32 … -j KUBE-MARK-MASQ"; IPVS asks the set of cluster IPs.
+_IPTABLES_LOCAL = re.compile(
+    r"(?:! -s (?P<cidr>\S+) |! -i (?P<iface>\S+) )?(?:-d \S+ .*|-m comment .*)?"
+    r"(?:--dport \d+|--match-set KUBE-(?:6-)?CLUSTER-IP (?P<sides>\S+)) -j KUBE-MARK-MASQ"
+)
+_MARK = re.compile(r"--set-xmark (0x[0-9a-f]+)/")
+_NODE_PORT_ADDRESS = re.compile(r"-d (\S+) .*-j KUBE-NODEPORTS")
+_NFT_LOCAL = re.compile(
+    r"(?:ip6? saddr != (?P<cidr>\S+) |iifname != \"?(?P<iface>[^\s\"]+)\"? )?"
+    r"meta mark set meta mark \| (?P<mark>0x[0-9a-f]+)"
+)
+_EVERY_ADDRESS = ("0.0.0.0/0", "::/0")
+
+
+@dataclass(slots=True)
+class _Clues:
+    """What the rules of both families say."""
+
+    cidrs: Counter[str]
+    ifaces: Counter[str]
+    marks: Counter[int]
+    addresses: list[str]
+    everything: bool = False
+    no_loopback: bool = False
+
+    @classmethod
+    def none(cls) -> _Clues:
+        return cls(Counter(), Counter(), Counter(), [])
+
+
+def infer_config(node: NodeSnapshot, base: ProxyConfig) -> ProxyConfig:
+    """Return *base*, which has the mode, with what the node's rules tell."""
+    clues = _Clues.none()
+    if base.mode == types.NFTABLES:
+        tables = node.nft()
+        if not isinstance(tables, Gap):
+            for family in ("ip", "ip6"):
+                if table := tables.tables.get((family, TABLE)):
+                    _of_table(table, clues)
+    else:
+        for each in IPFamily:
+            _of_iptables(node, each, clues)
+        clues.addresses += _served_addresses(node)
+    return _applied(base, clues, _scheduler(node))
+
+
+def _of_iptables(node: NodeSnapshot, family: IPFamily, clues: _Clues) -> None:
+    rules = node.iptables(family)
+    table = None if isinstance(rules, Gap) else rules.tables.get("nat")
+    if table is None:
+        return
+    for chain in table.chains.values():
+        if chain.name == names.SERVICES or chain.name.startswith(names.SERVICE):
+            for raw in chain.raw:
+                _local_traffic(_IPTABLES_LOCAL.fullmatch(raw), clues)
+        if chain.name == names.SERVICES:
+            for raw in chain.raw[-_MOST_ADDRESSES:]:
+                _node_ports(raw, clues)
+        elif chain.name == names.MARK_MASQ:
+            clues.marks.update(
+                int(found[1], 16) for raw in chain.raw if (found := _MARK.search(raw))
+            )
+
+
+_MOST_ADDRESSES = 64
+
+
+def _local_traffic(found: re.Match[str] | None, clues: _Clues) -> None:
+    if found is None:
+        return
+    if found["cidr"]:
+        clues.cidrs[found["cidr"]] += 1
+    elif found["iface"]:
+        clues.ifaces[found["iface"]] += 1
+    elif "sides" not in found.re.groupindex or found["sides"] in (None, "dst,dst"):
+        clues.everything = True
+
+
+def _node_ports(raw: str, clues: _Clues) -> None:
+    if not raw.endswith(f"-j {names.NODEPORTS}"):
+        return
+    if raw.startswith("! -d 127."):
+        clues.no_loopback = True
+    elif (found := _NODE_PORT_ADDRESS.match(raw)) is not None:
+        clues.addresses.append(found[1])
+
+
+def _of_table(table: Table, clues: _Clues) -> None:
+    services = table.chains.get("services")
+    rules = services.rules if services else ()
+    for rule in rules:
+        found = _NFT_LOCAL.search(rule.text)
+        if found is not None and "cluster-ips" in rule.text:
+            _local_traffic(found, clues)
+    for chain in table.chains.values():
+        found = next(filter(None, (_NFT_LOCAL.search(rule.text) for rule in chain.rules)), None)
+        if found is not None:
+            clues.marks[int(found["mark"], 16)] += 1
+    listed = table.sets.get(NODEPORT_IPS)
+    if any("service-nodeports" in rule.text and "fib daddr" in rule.text for rule in rules):
+        clues.addresses.append(_EVERY_ADDRESS[table.family == "ip6"])
+    elif listed is not None:
+        bits = 128 if table.family == "ip6" else 32
+        clues.addresses += [f"{element.key}/{bits}" for element in listed.elements]
+
+
+def _served_addresses(node: NodeSnapshot) -> list[str]:
+    """Return the node's own addresses at which IPVS answers: those that accept NodePorts."""
+    servers, links = node.ipvs(), node.links()
+    if isinstance(servers, Gap) or isinstance(links, Gap):
+        return []
+    called = {entry.server.key.address for entry in servers.servers}
+    return [
+        f"{entry.address}/{entry.address.max_prefixlen}"
+        for link, entry in links.addresses()
+        if link.name != DEVICE and entry.address.packed in called
+    ]
+
+
+def _scheduler(node: NodeSnapshot) -> str:
+    servers = node.ipvs()
+    if isinstance(servers, Gap) or not servers.servers:
+        return ""
+    counted = Counter(entry.server.scheduler for entry in servers.servers)
+    return counted.most_common(1)[0][0]
+
+
+def _applied(base: ProxyConfig, clues: _Clues, scheduler: str) -> ProxyConfig:
+    config = replace(
+        base,
+        detect_local=_detection(base, clues),
+        masquerade_all=clues.everything,
+        node_port_addresses=tuple(dict.fromkeys(clues.addresses)) or base.node_port_addresses,
+        iptables=replace(base.iptables, localhost_node_ports=not clues.no_loopback),
+    )
+    if scheduler:
+        config = replace(config, ipvs=replace(config.ipvs, scheduler=scheduler))
+    if clues.marks:
+        bit = clues.marks.most_common(1)[0][0].bit_length() - 1
+        config = replace(
+            config,
+            iptables=replace(config.iptables, masquerade_bit=bit),
+            nftables=replace(config.nftables, masquerade_bit=bit),
+        )
+    return config
+
+
+def _detection(base: ProxyConfig, clues: _Clues) -> types.DetectLocal:
+    if clues.ifaces:
+        name = clues.ifaces.most_common(1)[0][0]
+        if name.endswith(("+", "*")):
+            return replace(
+                base.detect_local,
+                mode=types.INTERFACE_NAME_PREFIX,
+                interface_name_prefix=name.rstrip("+*"),
+            )
+        return replace(base.detect_local, mode=types.BRIDGE_INTERFACE, bridge_interface=name)
+    return replace(
+        base.detect_local, mode=types.CLUSTER_CIDR, cluster_cidrs=tuple(_main(clues.cidrs))
+    )
+
+
+def _main(cidrs: Counter[str]) -> Iterator[str]:
+    """Yield the network of each family that most rules name."""
+    for versions in (False, True):
+        own: Iterable[str] = [cidr for cidr, _ in cidrs.most_common() if (":" in cidr) is versions]
+        yield from list(own)[:1]

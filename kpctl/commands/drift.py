@@ -1,0 +1,170 @@
+"""
+``kpctl drift``: does the kernel agree with the API?
+
+Exit codes: 0 it does, 1 it does not, 2 wrong command line, 3 that cannot be told, 4 the dump or the
+API cannot be read.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kpctl.exit_codes import FINDINGS, OK, UNDETERMINED
+from kpctl.reading import (
+    ContextOption,
+    DumpOption,
+    KubeconfigOption,
+    NamespaceOption,
+    NodeOption,
+    Where,
+    read_node,
+)
+
+if TYPE_CHECKING:
+    from diagnostics.drift.find import Progress
+    from diagnostics.drift.model import DriftReport
+
+
+class Output(enum.StrEnum):
+    """Output formats."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+_SLOW_S = 1.0
+
+
+def drift(  # noqa: PLR0913, PLR0917 - one for each option
+    service: Annotated[
+        str, typer.Argument(help="NAMESPACE/NAME of one Service; default: all.")
+    ] = "",
+    namespace: NamespaceOption = "",
+    all_namespaces: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="All Services; the default.")
+    ] = False,
+    dump: DumpOption = "",
+    kubeconfig: KubeconfigOption = "",
+    context: ContextOption = "",
+    node: NodeOption = "",
+    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TEXT,
+    watch_s: Annotated[
+        float, typer.Option("--watch", metavar="SECONDS", help="Look again so often.", min=0)
+    ] = 0,
+) -> None:
+    """Compare what the kernel does with what the API asks for, both directions, all modes."""
+    del all_namespaces
+    where = Where(dump, kubeconfig, context, node)
+    wanted = _wanted(service, namespace)
+    if watch_s:
+        raise typer.Exit(_watch(where, wanted, watch_s))
+    report = _narrowed(_find(where), wanted)
+    _print((report,), output)
+    raise typer.Exit(exit_code((report,)))
+
+
+def _wanted(service: str, namespace: str) -> str:
+    """Return what the names of wanted service ports begin with, "" for all."""
+    name = service.removeprefix("svc/").removeprefix("service/")
+    if name and "/" not in name:
+        name = f"{namespace or 'default'}/{name}"
+    if not name and namespace:
+        return f"{namespace}/"
+    return name
+
+
+def _find(where: Where) -> DriftReport:
+    from diagnostics.drift.find import find_drift
+
+    node = read_node(where)
+    with _progress() as progress:
+        return find_drift(node, progress)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show how far it is, on a terminal and once it takes longer than a moment."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    started = time.monotonic()
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("comparing service ports", total=None, visible=False)
+
+        def told(done: int, total: int) -> None:
+            if time.monotonic() - started > _SLOW_S:
+                bar.update(task, completed=done, total=total, visible=True)
+
+        yield told
+
+
+def _narrowed(report: DriftReport, wanted: str) -> DriftReport:
+    """Keep differences of the wanted Services and those of the whole node."""
+    from dataclasses import replace
+
+    if not wanted:
+        return report
+    prefixes = (wanted,) if wanted.endswith("/") else (wanted, f"{wanted}:")
+    kept = tuple(
+        one
+        for one in report.differences
+        if not one.service
+        or one.service == wanted
+        or any(one.service.startswith(prefix) for prefix in prefixes if prefix[-1] in "/:")
+    )
+    return replace(report, differences=kept)
+
+
+def _print(reports: Sequence[DriftReport], output: Output) -> None:
+    if output is Output.JSON:
+        import msgspec
+
+        from diagnostics.drift.answer import answer
+
+        typer.echo(msgspec.json.encode(answer(reports)).decode())
+    else:
+        from rich.console import Console
+
+        from kpctl.drift_view import view
+
+        console = Console(soft_wrap=True, highlight=False)
+        for report in reports:
+            console.print(view(report))
+    for report in reports:
+        for text in (
+            *(f"note: {note}" for note in report.notes),
+            *map("gap: {}".format, report.gaps),
+        ):
+            typer.echo(text, err=True)
+
+
+def exit_code(reports: Sequence[DriftReport]) -> int:
+    """Return FINDINGS if any node drifts, UNDETERMINED if that is not known of one."""
+    if any(report.differences for report in reports):
+        return FINDINGS
+    return UNDETERMINED if any(report.undetermined for report in reports) else OK
+
+
+def _watch(where: Where, wanted: str, every_s: float) -> int:
+    """Print differences when they come and go, with their age, until interrupted."""
+    from kpctl.drift_watch import Watch
+
+    watch = Watch(typer.echo)
+    report = None
+    try:
+        while True:
+            report = _narrowed(_find(where), wanted)
+            watch.seen(report)
+            time.sleep(every_s)
+    except KeyboardInterrupt:
+        return exit_code((report,)) if report else UNDETERMINED
