@@ -14,6 +14,7 @@ from kpctl.version import kpctl_version
 if TYPE_CHECKING:
     from diagnostics.snapshot.live import ReadObjects
     from diagnostics.snapshot.node import NodeSnapshot
+    from kpctl.cluster_lists import Narrow
 
 DumpOption = Annotated[
     str,
@@ -46,11 +47,12 @@ class Where(NamedTuple):
     node: str = ""
 
 
-def read_node(where: Where) -> NodeSnapshot:
+def read_node(where: Where, narrow: Narrow | None = None) -> NodeSnapshot:
     """
     Return the node; ends the command with ENVIRONMENT when there is none to read.
 
-    Without an API server at hand the objects of the live node are gaps.
+    Without an API server at hand the objects of the live node are gaps. *narrow* says which ones
+    are needed at all; a snapshot has what it has.
     """
     import platform
 
@@ -60,15 +62,18 @@ def read_node(where: Where) -> NodeSnapshot:
     from proxy.config.node import node_name
 
     if not where.dump:
-        objects, why = api_of(where.kubeconfig, where.context)
-        return live_snapshot(objects, node_name(where.node, platform.node()), why)
+        name = node_name(where.node, platform.node())
+        objects, why = api_of(where.kubeconfig, where.context, narrow)
+        return live_snapshot(objects, name, why)
     try:
         return open_snapshot(Path(where.dump)).node(where.node)
     except SnapshotError as error:
         raise environment_error(str(error)) from error
 
 
-def api_of(kubeconfig: str, context: str = "") -> tuple[ReadObjects | None, str]:
+def api_of(
+    kubeconfig: str, context: str = "", narrow: Narrow | None = None
+) -> tuple[ReadObjects | None, str]:
     """Return how to ask the API for lists, or None and why it cannot be asked."""
     from kpctl.cluster_lists import ClusterLists, kubeconfig_path
     from proxy.sources.credentials import ApiLocation
@@ -79,7 +84,7 @@ def api_of(kubeconfig: str, context: str = "") -> tuple[ReadObjects | None, str]
         return None, "there is no kubeconfig and this is no pod: use --kubeconfig"
     try:
         location = ApiLocation(path, context=context)
-        return ClusterLists(location, f"kpctl/{kpctl_version()}"), ""
+        return ClusterLists(location, f"kpctl/{kpctl_version()}", narrow), ""
     except SourceError as error:
         return None, str(error)
 

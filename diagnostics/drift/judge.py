@@ -12,12 +12,11 @@ from typing import NamedTuple
 from diagnostics.drift.model import Difference, Kind
 from diagnostics.fate.compare import Change
 from diagnostics.fate.probes import Outcome
-from diagnostics.trace.answer import IPVS
-from diagnostics.trace.report import ACCEPT, DNAT, NONE
+from diagnostics.trace.report import DNAT
 from diagnostics.trace.walk import Step, Tri
+from proxy.config.types import IPVS
 
 _MOST_NAMED = 4
-_UNTOUCHED = (NONE, ACCEPT)
 
 
 class Judgement(NamedTuple):
@@ -30,11 +29,11 @@ class Judgement(NamedTuple):
 
 def judge(expected: Outcome, actual: Outcome) -> Iterator[Judgement]:
     """Yield how two different outcomes differ."""
-    if expected.verdict != actual.verdict:
+    if (expected.verdict, expected.known) != (actual.verdict, actual.known):
         kind = Kind.POLICY
-        if actual.verdict in _UNTOUCHED:
+        if expected.known and not actual.known:
             kind = Kind.MISSING
-        elif expected.verdict in _UNTOUCHED:
+        elif actual.known and not expected.known:
             kind = Kind.STALE
         yield Judgement(kind, expected.text, actual.text)
     elif expected.verdict == DNAT:

@@ -14,6 +14,8 @@ from proxy.plan.service_plan import ServicePortPlan
 # kube-proxy: "affinity-GTK6MW7G-ns5/svc5/tcp/p80__10.180.0.3/80", one set for each endpoint.
 _SET = re.compile(r"affinity-[A-Z0-9]{8}-(?P<name>[^/]+/[^/]+/\w+/[^_]*)__.*")
 
+_USE = re.compile(r"(update|saddr) @(affinity-\S+)")
+
 
 def edited(table: Table, planner: Planner, family: IPFamily) -> Iterator[Difference]:
     """Yield the service ports whose clients are remembered for another time than they should."""
@@ -34,12 +36,20 @@ def edited(table: Table, planner: Planner, family: IPFamily) -> Iterator[Differe
 
 
 def _timeouts(table: Table) -> dict[str, set[int]]:
+    """Return how long clients are remembered, in seconds, by service port."""
     found: dict[str, set[int]] = {}
+    asked = _used(table)
     for name, one in table.sets.items():
         named = _SET.fullmatch(name)
-        if named is not None:
+        if named is not None and {("update", name), ("saddr", name)} <= asked:
             found.setdefault(named["name"], set()).add(one.timeout or 0)
     return found
+
+
+def _used(table: Table) -> set[tuple[str, str]]:
+    """Return which sets of clients are written, and which are asked."""
+    texts = (rule.text for chain in table.chains.values() for rule in chain.rules)
+    return {(found[1], found[2]) for text in texts if (found := _USE.search(text))}
 
 
 def _name(plan: ServicePortPlan) -> str:

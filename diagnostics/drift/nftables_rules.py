@@ -31,11 +31,12 @@ _COMMENT = re.compile(r' comment ".*"$')
 
 def missing_table(actual: NftRuleset, family: IPFamily) -> Difference | None:
     """Return the difference that everything else follows from: there is no table of the proxy."""
-    if table_of(actual, family) is not None:
+    table = table_of(actual, family)
+    if table is not None and "dormant" not in table.flags:
         return None
     name = f"{_FAMILIES[family]} {TABLE}"
-    expected = f"a table {name}"
-    return Difference(Kind.JUMP, "", family.value, (f"table {name}",), expected, "no such table")
+    found = "no such table" if table is None else "it is dormant: no packet comes to it"
+    return Difference(Kind.JUMP, "", family.value, (f"table {name}",), "a table in force", found)
 
 
 def table_of(ruleset: NftRuleset, family: IPFamily) -> Table | None:

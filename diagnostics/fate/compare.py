@@ -21,11 +21,15 @@ class Change:
 
 
 def changes(calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle) -> Iterator[Change]:
-    """Yield the calls whose outcome differs; what cannot be known on one side is no difference."""
+    """
+    Yield the calls whose outcome differs; what cannot be known is no difference.
+
+    Neither is how calls that no rule knows are refused.
+    """
     for service, call in calls:
         trace = after.trace(call)
         old, new = before.outcome(call), Outcome.of(trace)
-        if UNKNOWN in (old.certainty, new.certainty):
+        if UNKNOWN in (old.certainty, new.certainty) or not (old.known or new.known):
             continue
-        if (old.verdict, old.shares) != (new.verdict, new.shares):
+        if (old.verdict, old.shares, old.known) != (new.verdict, new.shares, new.known):
             yield Change(service, call, old, new, trace)

@@ -10,7 +10,8 @@ from diagnostics.fate.clients import Client, Clients
 from diagnostics.fate.frontends import Frontend
 from diagnostics.trace.packet import Address, place_text
 from diagnostics.trace.question import Question, Tracer
-from diagnostics.trace.report import DNAT, DROP, REJECT, Trace
+from diagnostics.trace.report import ACCEPT, DNAT, DROP, NONE, REJECT, Trace
+from proxy.backends.nftables.layout import CLUSTER_IPS_CHECK
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,14 @@ class Outcome:
     Attributes:
         verdict, certainty: as in a trace.
         shares: the endpoints it may reach, with exact probabilities.
+        known: whether any rule knows this frontend; those that refuse every unused address of
+            Services, or every unused port of one, do not.
     """
 
     verdict: str
     certainty: str
     shares: tuple[tuple[Target, Fraction], ...] = ()
+    known: bool = True
 
     @classmethod
     def of(cls, trace: Trace) -> Outcome:
@@ -48,7 +52,10 @@ class Outcome:
             (Target(one.address, one.port, one.masquerade), one.probability)
             for one in trace.destinations
         )
-        return cls(trace.verdict, trace.certainty, shares)
+        known = trace.verdict not in (NONE, ACCEPT)
+        if trace.verdict in (DROP, REJECT):
+            known = not any(step.chain == CLUSTER_IPS_CHECK for step in trace.steps[-1:])
+        return cls(trace.verdict, trace.certainty, shares, known)
 
     @property
     def text(self) -> str:

@@ -8,34 +8,63 @@ rules to follow, 4 the dump cannot be read.
 from __future__ import annotations
 
 import enum
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK, UNDETERMINED, USAGE
+from kpctl.exit_codes import USAGE
+from kpctl.reading import (
+    ContextOption,
+    KubeconfigOption,
+    NamespaceOption,
+    NodeOption,
+    Where,
+)
 
 if TYPE_CHECKING:
-    from diagnostics.snapshot.node import NodeSnapshot
-    from diagnostics.trace.question import Question
-    from diagnostics.trace.report import Trace
+    from collections.abc import Callable
+
+    from kpctl.trace_run import LiveOptions
 
 app = typer.Typer(help="Follow a packet through the rules in the kernel.", no_args_is_help=True)
 
 
 class Output(enum.StrEnum):
-    """Output formats."""
+    """Output formats; the last three are pictures."""
 
     TEXT = "text"
     JSON = "json"
+    DOT = "dot"
+    MERMAID = "mermaid"
+    SVG = "svg"
 
 
 Format = Annotated[Output, typer.Option("-o", "--output", help="Output format.")]
-Dump = Annotated[
-    str, typer.Option("--from", metavar="PATH", help="A snapshot or dump; default: this node.")
+Origins = Annotated[
+    list[str],
+    typer.Option(
+        "--from",
+        metavar="CLIENT|PATH",
+        help="Who calls: pod, node, external, loopback, pod/NAME or an IP address. "
+        "Or where the rules are: a snapshot, directory or dump; default: this node. "
+        "May be given once for each.",
+        default_factory=list,
+        show_default=False,
+    ),
 ]
+Protocol = Annotated[str, typer.Option("--protocol", help="TCP, UDP or SCTP.")]
+Explain = Annotated[bool, typer.Option("--explain", help="Say at length what happens and why.")]
+All = Annotated[bool, typer.Option("--all", help="Show every endpoint's way, and every frontend.")]
+Live = Annotated[
+    bool, typer.Option("--live", help="Look at real packets on this node; sends nothing by itself.")
+]
+ProbeOption = Annotated[bool, typer.Option("--probe", help="With --live: open one connection.")]
+WatchOption = Annotated[bool, typer.Option("--watch", help="With --live: show who passes by.")]
+Netns = Annotated[
+    str, typer.Option("--netns", metavar="NAME", help="With --probe: send from this namespace.")
+]
+For = Annotated[float, typer.Option("--for", metavar="SECONDS", help="With --watch: how long.")]
+Count = Annotated[int, typer.Option("--count", help="With --watch: how many packets at most.")]
 
 
 @app.callback()
@@ -43,106 +72,92 @@ def trace() -> None:
     """Follow a packet through the rules in the kernel."""
 
 
+@app.command("svc")
+def svc(  # noqa: PLR0913, PLR0917 - one for each option
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="SERVICE",
+            help="NAMESPACE/NAME[:port], svc/NAME, IP[:port], [IPv6]:port or a NodePort.",
+        ),
+    ],
+    origins: Origins,
+    namespace: NamespaceOption = "",
+    protocol: Protocol = "",
+    output: Format = Output.TEXT,
+    explain: Explain = False,
+    everything: All = False,
+    live: Live = False,
+    probe: ProbeOption = False,
+    watch: WatchOption = False,
+    netns: Netns = "",
+    for_s: For = 30.0,
+    count: Count = 100,
+    kubeconfig: KubeconfigOption = "",
+    context: ContextOption = "",
+    node: NodeOption = "",
+) -> None:
+    """Tell where calls to a Service go, and which rules decide that."""
+    from kpctl.trace_run import LiveOptions, ServiceQuestion, View, trace_service
+
+    options = LiveOptions(live, probe, watch, netns, for_s, count)
+    question = ServiceQuestion(target, tuple(origins), namespace, protocol, everything)
+    where = Where("", kubeconfig, context, node)
+    view = View(output.value, explain, everything)
+    raise typer.Exit(_checked(lambda: trace_service(question, where, view, options), options))
+
+
 @app.command("packet")
 def packet(  # noqa: PLR0913, PLR0917 - one for each option
+    origins: Origins,
     src: Annotated[str, typer.Option("--src", metavar="IP", help="Who sends it.")] = "",
     dst: Annotated[str, typer.Option("--dst", metavar="IP", help="Which address is called.")] = "",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 80,
-    protocol: Annotated[str, typer.Option("--protocol", help="TCP, UDP or SCTP.")] = "TCP",
+    protocol: Protocol = "TCP",
     iface: Annotated[str, typer.Option("--iface", help="Where it comes in.")] = "",
     mark: Annotated[str, typer.Option("--mark", help="Its mark, as 0x4000.")] = "0",
     packets: Annotated[
         str, typer.Option("--packets", metavar="FILE", help="Many, as JSON lines; - is stdin.")
     ] = "",
-    dump: Dump = "",
+    namespace: NamespaceOption = "",
     output: Format = Output.TEXT,
+    explain: Explain = False,
+    everything: All = False,
+    live: Live = False,
+    probe: ProbeOption = False,
+    watch: WatchOption = False,
+    netns: Netns = "",
+    for_s: For = 30.0,
+    count: Count = 100,
+    kubeconfig: KubeconfigOption = "",
+    context: ContextOption = "",
+    node: NodeOption = "",
 ) -> None:
     """Tell where a packet of a new connection goes, and which rules decide that."""
-    from diagnostics.trace.question import Question, QuestionError
+    from kpctl.trace_run import LiveOptions, PacketQuestion, View, trace_many, trace_packet
+
+    options = LiveOptions(live, probe, watch, netns, for_s, count)
+    where = Where("", kubeconfig, context, node)
+    fields: dict[str, Any] = {"dst": dst, "port": port, "protocol": protocol, "mark": mark}
+    fields |= {"src": src} if src else {}
+    question = PacketQuestion(fields, tuple(origins), namespace, iface or None)
+    view = View(output.value, explain, everything)
+
+    def run() -> int:
+        if packets:
+            return trace_many(packets, tuple(origins), where)
+        return trace_packet(question, where, view, options)
+
+    raise typer.Exit(_checked(run, options))
+
+
+def _checked(run: Callable[[], int], options: LiveOptions) -> int:
+    """Run; a question that cannot be understood is one line and USAGE."""
+    from diagnostics.trace.question import QuestionError
 
     try:
-        snapshot = _snapshot(dump)
-        if packets:
-            raise typer.Exit(_many(snapshot, packets))
-        if not src or not dst:
-            raise QuestionError("--src and --dst are needed, or --packets")
-        fields = {"src": src, "dst": dst, "port": port, "protocol": protocol}
-        question = Question.read({**fields, "iface": iface or None, "mark": mark})
+        options.check()
+        return run()
     except QuestionError as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(USAGE) from error
-    raise typer.Exit(_one(snapshot, question, output))
-
-
-def _snapshot(dump: str) -> NodeSnapshot:
-    from diagnostics.snapshot.archive import SnapshotError
-    from diagnostics.snapshot.live import live_snapshot
-    from diagnostics.snapshot.open import open_snapshot
-
-    if not dump:
-        return live_snapshot()
-    try:
-        return open_snapshot(Path(dump)).node()
-    except SnapshotError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(ENVIRONMENT) from error
-
-
-def _one(snapshot: NodeSnapshot, question: Question, output: Output) -> int:
-    from diagnostics.trace.question import Tracer
-
-    tracer = Tracer(snapshot)
-    found = tracer.ask(question)
-    if output is Output.JSON:
-        typer.echo(_json(tracer.report(found)))
-    else:
-        from rich.console import Console
-
-        from kpctl.trace_view import view
-
-        Console().print(view(found))
-    for gap in tracer.gaps(found):
-        typer.echo(f"gap: {gap}", err=True)
-    return _exit_code(found)
-
-
-def _many(snapshot: NodeSnapshot, path: str) -> int:
-    from diagnostics.trace.question import Question, QuestionError, Tracer
-
-    tracer = Tracer(snapshot)
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            question = Question.parse(line)
-        except QuestionError as error:
-            raise QuestionError(f"{path}: line {number}: {error}") from error
-        typer.echo(_json(tracer.report(tracer.ask(question))))
-    return OK
-
-
-def _lines(path: str) -> Iterator[str]:
-    def filled(file: TextIO) -> Iterator[str]:
-        return (line for line in file if line.strip())
-
-    if path == "-":
-        yield from filled(sys.stdin)
-        return
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            yield from filled(file)
-    except OSError as error:
-        typer.echo(f"error: {path}: {error.strerror}", err=True)
-        raise typer.Exit(ENVIRONMENT) from error
-
-
-def _json(value: dict[str, Any]) -> str:
-    import msgspec
-
-    return msgspec.json.encode(value).decode()
-
-
-def _exit_code(found: Trace) -> int:
-    from diagnostics.trace.report import DROP, REJECT, UNKNOWN
-
-    if found.certainty == UNKNOWN:
-        return UNDETERMINED
-    return FINDINGS if found.verdict in (DROP, REJECT) else OK
+        return USAGE

@@ -73,6 +73,7 @@ AFFINITY_LEARN_NODEPORTS = "affinity-learn-nodeports"
 REJECT_CHAIN = "reject-chain"
 SOURCES_CHAIN = "allowed-sources-check"
 LEARN_CHAIN = "affinity-learn"
+CLUSTER_IPS_CHECK = "cluster-ips-check"
 
 # Clients remembered at most; beyond that new clients are balanced without affinity.
 AFFINITY_SIZE = 1 << 20
@@ -178,7 +179,7 @@ def base_chains() -> tuple[Chain, ...]:
     firewall = (rule(CT_NEW, verdict(jump("firewall-check"))),)
     service_check = rule(CT_NEW, verdict(jump("service-endpoints-check")))
     nodeport_check = rule(CT_NEW, verdict(jump("nodeport-endpoints-check")))
-    cluster_check = rule(CT_NEW, verdict(jump("cluster-ips-check")))
+    cluster_check = rule(CT_NEW, verdict(jump(CLUSTER_IPS_CHECK)))
     learn = rule(CT_NEW, CT_DNAT, verdict(jump(LEARN_CHAIN)))
     services = (rule(verdict(jump("services"))),)
     through = (service_check, cluster_check, learn)
@@ -258,7 +259,7 @@ def cluster_ips_check(settings: Settings) -> Chain:
         )
         for cidr in settings.service_cidrs
     ]
-    return Chain("cluster-ips-check", tuple(rules))
+    return Chain(CLUSTER_IPS_CHECK, tuple(rules))
 
 
 def _masquerading(settings: Settings) -> tuple[Rule, ...]:
