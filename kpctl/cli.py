@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from kpctl.commands.config import app as config_app
+from kpctl.commands.diff import diff
 from kpctl.commands.drift import drift
+from kpctl.commands.endpoints import endpoints
 from kpctl.commands.lab import app as lab_app
 from kpctl.commands.snapshot import snapshot
 from kpctl.commands.trace import app as trace_app
+from kpctl.commands.whatif import whatif
 from kpctl.version import kpctl_version, kubernetes_version
 
 app = typer.Typer(
@@ -22,8 +25,11 @@ app = typer.Typer(
 app.add_typer(config_app, name="config")
 app.add_typer(lab_app, name="lab")
 app.add_typer(trace_app, name="trace")
+app.command("diff")(diff)
 app.command("drift")(drift)
+app.command("endpoints")(endpoints)
 app.command("snapshot")(snapshot)
+app.command("whatif")(whatif)
 
 
 @app.command(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from diagnostics.drift.model import Difference, DriftReport
+from diagnostics.drift.model import DriftReport
+from diagnostics.fate.difference import Difference
 
 _Identity = tuple[str, str, str, tuple[str, ...]]
 

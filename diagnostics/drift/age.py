@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from diagnostics.drift.model import Difference, Kind
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.readers.objects import ClusterObjects
 from proxy.model.endpoints import service_of, trigger_time_of
 

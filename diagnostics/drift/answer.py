@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from diagnostics.drift.model import Difference, DriftReport
-
-API_VERSION = "kpctl.io/v1"
+from diagnostics.drift.model import DriftReport
+from diagnostics.fate.answer import API_VERSION, difference_object
 
 
 def answer(reports: Sequence[DriftReport]) -> dict[str, object]:
@@ -27,19 +26,4 @@ def _node(report: DriftReport) -> dict[str, object]:
         "differences": [difference_object(one) for one in report.differences],
         "notes": list(report.notes),
         "gaps": [str(gap) for gap in report.gaps],
-    }
-
-
-def difference_object(one: Difference) -> dict[str, object]:
-    """Return one difference; ``service`` is null for one of the whole node."""
-    return {
-        "kind": one.kind.value,
-        "service": one.service or None,
-        "family": one.family or None,
-        "subject": list(one.subject),
-        "expected": one.expected,
-        "actual": one.actual,
-        "clients": list(one.clients),
-        "evidence": list(one.evidence),
-        "since": one.since or None,
     }

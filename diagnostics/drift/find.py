@@ -14,11 +14,12 @@ from dataclasses import replace
 from diagnostics.cluster.plans import ObjectsMissing, load_cluster
 from diagnostics.drift.age import dated
 from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_apiserver
-from diagnostics.drift.judge import differences
-from diagnostics.drift.model import Difference, DriftReport, Kind
+from diagnostics.drift.model import DriftReport
 from diagnostics.drift.structure import structure
 from diagnostics.fate.compare import changes
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.frontends import Frontend
+from diagnostics.fate.judge import differences
 from diagnostics.fate.probes import Oracle
 from diagnostics.intended.compile import CannotCompile, compile_cluster
 from diagnostics.intended.node import IntendedNode

@@ -6,8 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
-from diagnostics.drift.model import Difference, Kind
 from diagnostics.drift.rule_keys import rule_key
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.iptables.model import Chain, Ruleset
 from proxy.backends.iptables import names
 from proxy.config.types import IPVS

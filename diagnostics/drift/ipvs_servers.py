@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import ip_address
 
-from diagnostics.drift.model import Difference, Kind
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.frontends import Frontend, Frontends
 from diagnostics.readers.ipvs import IpvsTable, place_text
 from proxy.backends.ipvs.names import DEVICE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from diagnostics.drift.model import Difference, Kind
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.nftables.model import Table
 from proxy.model.addresses import IPFamily
 from proxy.plan.planner import Planner

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator
 
-from diagnostics.drift.model import Difference, Kind
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.nftables.elements import Element
 from diagnostics.nftables.model import Chain, NamedSet, NftRuleset, Rule, Table
 from proxy.backends.nftables.layout import AFFINITY, TABLE, TABLE_COMMENT

@@ -11,7 +11,7 @@ from diagnostics.drift import (
     nftables_rules,
 )
 from diagnostics.drift.calls import FamilyCalls
-from diagnostics.drift.model import Difference
+from diagnostics.fate.difference import Difference
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
 from proxy.config.types import IPVS, NFTABLES

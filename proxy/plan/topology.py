@@ -8,6 +8,7 @@ endpoints that terminate but still serve.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -23,6 +24,19 @@ class Location:
 
     node_name: str
     zone: str = ""
+
+
+class HintsUse(enum.Enum):
+    """What becomes of one kind of hints; all but FOLLOWED are reasons to ignore them."""
+
+    FOLLOWED = "followed"
+    INCOMPLETE = "a ready endpoint has none"
+    NOT_HERE = "no ready endpoint is hinted for here"
+    NO_ZONE = "the node has no zone"
+
+
+# Looked up for every service port; a member costs more through its class.
+_FOLLOWED, _INCOMPLETE = HintsUse.FOLLOWED, HintsUse.INCOMPLETE
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +97,32 @@ def _cluster(endpoints: Endpoints, location: Location) -> tuple[str, Endpoints]:
 
 
 def _topology(ready: Endpoints, location: Location) -> str:
-    if not ready:
-        return ""
-    if _all_hinted_and_one_names(location.node_name, (e.node_hints for e in ready)):
+    if node_hints_use(ready, location) is _FOLLOWED:
         return "node"
-    if location.zone and _all_hinted_and_one_names(location.zone, (e.zone_hints for e in ready)):
+    if zone_hints_use(ready, location) is _FOLLOWED:
         return "zone"
     return ""
 
 
-def _all_hinted_and_one_names(name: str, hints: Iterable[frozenset[str] | None]) -> bool:
+def node_hints_use(ready: Endpoints, location: Location) -> HintsUse:
+    """Return what becomes of the node hints of a service port's *ready* endpoints."""
+    return _use(location.node_name, (e.node_hints for e in ready))
+
+
+def zone_hints_use(ready: Endpoints, location: Location) -> HintsUse:
+    """Return what becomes of zone hints where node hints are not followed."""
+    if not location.zone:
+        return HintsUse.NO_ZONE
+    return _use(location.zone, (e.zone_hints for e in ready))
+
+
+def _use(name: str, hints: Iterable[frozenset[str] | None]) -> HintsUse:
     named = False
     for hint in hints:
         if not hint:
-            return False
+            return _INCOMPLETE
         named = named or name in hint
-    return named
+    return _FOLLOWED if named else HintsUse.NOT_HERE
 
 
 def _hinted(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diagnostics.drift.find import find_drift
-from diagnostics.drift.model import Difference, DriftReport
+from diagnostics.drift.model import DriftReport
+from diagnostics.fate.difference import Difference
 from diagnostics.snapshot.open import open_snapshot
 
 DATA = Path(__file__).parents[1] / "data"

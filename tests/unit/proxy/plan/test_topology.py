@@ -6,7 +6,14 @@ import pytest
 
 from proxy.model.addresses import IPFamily
 from proxy.model.services import ServicePort, read_service
-from proxy.plan.topology import Choice, Location, choose_endpoints
+from proxy.plan.topology import (
+    Choice,
+    HintsUse,
+    Location,
+    choose_endpoints,
+    node_hints_use,
+    zone_hints_use,
+)
 from tests.support.cluster_objects import a_service, cases, endpoint_from
 
 HERE = Location("n1", "z1")
@@ -92,3 +99,21 @@ def test_the_local_and_the_cluster_choice_fall_back_each_on_its_own() -> None:
     assert texts(choice.cluster) == ["10.0.0.2:80"]
     assert texts(choice.local) == ["10.0.0.1:80"]
     assert texts(choice.reachable) == ["10.0.0.2:80", "10.0.0.1:80"]
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "zone", "by_node", "by_zone"),
+    [
+        (["10.0.0.1:80 zones=z1 nodes=n1"], "z1", HintsUse.FOLLOWED, HintsUse.FOLLOWED),
+        (["10.0.0.1:80 zones=z2 nodes=n2"], "z1", HintsUse.NOT_HERE, HintsUse.NOT_HERE),
+        (["10.0.0.1:80 zones=z1", "10.0.0.2:80"], "z1", HintsUse.INCOMPLETE, HintsUse.INCOMPLETE),
+        (["10.0.0.1:80 zones=z1"], "", HintsUse.INCOMPLETE, HintsUse.NO_ZONE),
+        ([], "z1", HintsUse.NOT_HERE, HintsUse.NOT_HERE),
+    ],
+)
+def test_why_hints_are_not_followed_is_told(
+    endpoints: list[str], zone: str, by_node: HintsUse, by_zone: HintsUse
+) -> None:
+    ready, location = tuple(map(endpoint_from, endpoints)), Location("n1", zone)
+    assert node_hints_use(ready, location) is by_node
+    assert zone_hints_use(ready, location) is by_zone

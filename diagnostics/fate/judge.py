@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import NamedTuple
 
-from diagnostics.drift.model import Difference, Kind
 from diagnostics.fate.compare import Change
+from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.probes import Outcome
 from diagnostics.trace.report import DNAT
 from diagnostics.trace.walk import Step, Tri

@@ -1,0 +1,1 @@
+"""Two dumps in terms of Services: what calls notice, and nothing else."""

@@ -1,0 +1,1 @@
+"""Which addresses of a Service's slices this node uses, and why the others are not."""
