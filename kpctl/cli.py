@@ -10,7 +10,9 @@ from kpctl.commands.config import app as config_app
 from kpctl.commands.diff import diff
 from kpctl.commands.drift import drift
 from kpctl.commands.endpoints import endpoints
+from kpctl.commands.ipvs import ipvs
 from kpctl.commands.lab import app as lab_app
+from kpctl.commands.rules import rules
 from kpctl.commands.snapshot import snapshot
 from kpctl.commands.trace import app as trace_app
 from kpctl.commands.whatif import whatif
@@ -28,6 +30,8 @@ app.add_typer(trace_app, name="trace")
 app.command("diff")(diff)
 app.command("drift")(drift)
 app.command("endpoints")(endpoints)
+app.command("ipvs")(ipvs)
+app.command("rules")(rules)
 app.command("snapshot")(snapshot)
 app.command("whatif")(whatif)
 

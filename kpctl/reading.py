@@ -47,12 +47,15 @@ class Where(NamedTuple):
     node: str = ""
 
 
-def read_node(where: Where, narrow: Narrow | None = None) -> NodeSnapshot:
+def read_node(
+    where: Where, narrow: Narrow | None = None, *, selective: bool = False
+) -> NodeSnapshot:
     """
     Return the node; ends the command with ENVIRONMENT when there is none to read.
 
     Without an API server at hand the objects of the live node are gaps. *narrow* says which ones
-    are needed at all; a snapshot has what it has.
+    are needed at all; a snapshot has what it has. With *selective*, chains, sets and maps of the
+    live node are read when they are asked for; reading them may then raise ReadError.
     """
     import platform
 
@@ -64,6 +67,10 @@ def read_node(where: Where, narrow: Narrow | None = None) -> NodeSnapshot:
     if not where.dump:
         name = node_name(where.node, platform.node())
         objects, why = api_of(where.kubeconfig, where.context, narrow)
+        if selective:
+            from diagnostics.live.snapshot import selective_snapshot
+
+            return selective_snapshot(objects, name, why)
         return live_snapshot(objects, name, why)
     try:
         return open_snapshot(Path(where.dump)).node(where.node)

@@ -14,12 +14,15 @@ import typer
 from diagnostics.cluster.names import Names
 from diagnostics.fate.asked import Asked, read_asked
 from diagnostics.snapshot.node import NodeSnapshot
+from diagnostics.trace.answer import report
 from diagnostics.trace.question import Question, QuestionError, Tracer
+from diagnostics.trace.replies import Surroundings
 from diagnostics.trace.report import DROP, REJECT, UNKNOWN, Trace
 from kpctl.cluster_lists import Narrow
 from kpctl.exit_codes import ENVIRONMENT, FINDINGS, OK, UNDETERMINED
 from kpctl.reading import Where, read_node
 from kpctl.trace_questions import Origin, Questions, read_origin
+from proxy.config.durations import parse_duration
 from proxy.model.addresses import IPFamily
 
 
@@ -39,8 +42,22 @@ class LiveOptions:
     probe: bool = False
     watch: bool = False
     netns: str = ""
-    for_s: float = 30.0
+    duration: str = "30s"
     count: int = 100
+
+    @property
+    def for_s(self) -> float:
+        """How long to watch, in seconds; raises QuestionError."""
+        text = self.duration
+        seconds = parse_duration(f"{text}s" if text.replace(".", "", 1).isdigit() else text)
+        if seconds is None:
+            raise QuestionError(f"--for {text!r}: write a duration such as 30s or 2m")
+        return seconds
+
+    @property
+    def looks(self) -> bool:
+        """Whether real packets are looked at, instead of rules."""
+        return self.live and (self.probe or self.watch)
 
     def check(self) -> None:
         """Raise QuestionError for options that contradict each other."""
@@ -80,9 +97,12 @@ def trace_service(asked: ServiceQuestion, where: Where, view: View, live: LiveOp
     questions = Questions(node, asked.namespace)
     calls = questions.about(target, origin.client, protocol=asked.protocol, every=asked.every)
     asked_of = [call.question for call in calls]
-    if live.live:
+    if live.looks:
         return _live(asked_of, view, live, questions.names, any_source=not origin.client)
-    return _answer(node, asked_of, view, questions.names)
+    code = _answer(node, asked_of, view, questions.names)
+    if live.live:
+        _say_what_is_possible(asked_of)
+    return code
 
 
 def trace_packet(asked: PacketQuestion, where: Where, view: View, live: LiveOptions) -> int:
@@ -103,28 +123,32 @@ def trace_packet(asked: PacketQuestion, where: Where, view: View, live: LiveOpti
         node = _node(where, origin, live, Narrow())
     question = Question.read({**fields, "iface": iface})
     names = Names.of(node)
-    if live.live:
+    if live.looks:
         return _live([question], view, live, names, any_source=False)
-    return _answer(node, [question], view, names)
+    code = _answer(node, [question], view, names)
+    if live.live:
+        _say_what_is_possible([question])
+    return code
 
 
 def trace_many(path: str, origins: Sequence[str], where: Where) -> int:
     """Answer one question a line with one report a line."""
     node = _node(where, read_origin(origins), LiveOptions(), Narrow())
-    tracer = Tracer(node)
+    tracer, around = Tracer(node), Surroundings.of(node)
     for number, line in enumerate(_lines(path), start=1):
         try:
             question = Question.parse(line)
         except QuestionError as error:
             raise QuestionError(f"{path}: line {number}: {error}") from error
-        typer.echo(_json(tracer.report(tracer.ask(question))))
+        found = tracer.ask(question)
+        typer.echo(_json(report(found, tracer.gaps(found), around)))
     return OK
 
 
 def _node(where: Where, origin: Origin, live: LiveOptions, narrow: Narrow) -> NodeSnapshot:
     if origin.dump and live.live:
         raise QuestionError(f"--live looks at this node's packets, not at {origin.dump}")
-    return read_node(where._replace(dump=origin.dump), narrow)
+    return read_node(where._replace(dump=origin.dump), narrow, selective=True)
 
 
 def _narrow(asked: Asked | None, origin: Origin, namespace: str, where: Where) -> Narrow:
@@ -139,12 +163,15 @@ def _narrow(asked: Asked | None, origin: Origin, namespace: str, where: Where) -
 def _answer(node: NodeSnapshot, questions: Sequence[Question], view: View, names: Names) -> int:
     tracer = Tracer(node)
     traces = [tracer.ask(question) for question in questions]
+    around = Surroundings.of(node, names)
     if view.output == "json":
-        reports = [tracer.report(found) for found in traces]
+        reports = [report(found, tracer.gaps(found), around) for found in traces]
         typer.echo(_json(reports[0] if len(reports) == 1 else _list(reports)))
     else:
+        from kpctl.trace_output.show import show
+
         for found in traces:
-            _show(found, view, names)
+            show(found, around, view.output, at_length=view.explain, everything=view.everything)
     gaps = dict.fromkeys(gap for found in traces for gap in tracer.gaps(found))
     for gap in gaps:
         typer.echo(f"gap: {gap}", err=True)
@@ -153,15 +180,6 @@ def _answer(node: NodeSnapshot, questions: Sequence[Question], view: View, names
 
 def _list(reports: Sequence[dict[str, object]]) -> dict[str, object]:
     return {"apiVersion": "kpctl.io/v1", "kind": "TraceReportList", "items": list(reports)}
-
-
-def _show(found: Trace, view: View, names: Names) -> None:
-    from rich.console import Console
-
-    from kpctl import trace_view
-
-    del view, names
-    Console().print(trace_view.view(found))
 
 
 def _live(
@@ -174,7 +192,7 @@ def _live(
 ) -> int:
     from kpctl.live_trace.probe import Probe
     from kpctl.live_trace.question import PacketFilter
-    from kpctl.live_trace.run import run_check, run_probe, run_watch
+    from kpctl.live_trace.run import guarded, run_probe, run_watch
     from kpctl.live_trace.watch import WatchOptions
 
     if len(questions) > 1:
@@ -185,19 +203,25 @@ def _live(
     question = questions[0]
     as_json = view.output == "json"
     packets = PacketFilter.of(question, any_source=any_source)
-    if options.watch:
-        watching = WatchOptions(options.for_s, options.count)
-        return run_watch(packets, watching, names, as_json=as_json)
     if options.probe:
-        probe = Probe(question.protocol, question.dst, question.port, origin=_origin(options))
-        return run_probe(probe, names, as_json=as_json)
-    return run_check(packets, as_json=as_json)
+        return guarded(
+            lambda: run_probe(
+                Probe.of(question, netns=options.netns, any_source=any_source),
+                names,
+                as_json=as_json,
+            )
+        )
+    watching = WatchOptions(options.for_s, options.count)
+    return run_watch(packets, watching, names, as_json=as_json)
 
 
-def _origin(options: LiveOptions) -> Any:
-    from kpctl.lab.netns import Namespace
+def _say_what_is_possible(questions: Sequence[Question]) -> None:
+    """Tell on stderr whether real packets could be looked at as well."""
+    from kpctl.live_trace.question import PacketFilter
+    from kpctl.live_trace.run import run_check
 
-    return Namespace(options.netns) if options.netns else None
+    for question in questions[:1]:
+        run_check(PacketFilter.of(question, any_source=True))
 
 
 def _lines(path: str) -> Iterator[str]:

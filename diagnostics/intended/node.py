@@ -54,6 +54,14 @@ class IntendedNode(NodeSnapshot):
             return actual if compiled is None else compiled
         return overlaid(actual, compiled or Ruleset())
 
+    def rulesets(self, family: IPFamily) -> tuple[Ruleset, ...] | Gap:
+        """Return the compiled rules, and what a second backend holds of third parties."""
+        mine, actual = self.iptables(family), self._actual.rulesets(family)
+        if isinstance(mine, Gap):
+            return actual
+        others = () if isinstance(actual, Gap) else actual[1:]
+        return mine, *(overlaid(other, Ruleset()) for other in others)
+
     def nft(self) -> NftRuleset | Gap:
         """Return the compiled tables beside those of third parties."""
         actual = self._actual.nft()

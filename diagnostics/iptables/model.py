@@ -6,7 +6,7 @@ A large node has 150,000 rules and a trace needs some hundred of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, overload
 
@@ -99,7 +99,7 @@ class Table:
     """
 
     name: str
-    chains: dict[str, Chain] = field(default_factory=dict)
+    chains: MutableMapping[str, Chain] = field(default_factory=dict)
     complete: bool = False
 
     @property

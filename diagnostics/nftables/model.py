@@ -7,7 +7,7 @@ needs few of the many that a node has.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diagnostics.nftables.collector import paused_collector
@@ -68,7 +68,7 @@ class Chain:
     priority: int
     policy: str | None
     device: str | None
-    rules: tuple[Rule, ...]
+    rules: Sequence[Rule]
     comment: str = ""
 
 

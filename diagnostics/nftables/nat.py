@@ -55,6 +55,9 @@ def _to_address(words: Words) -> dict[str, Json]:
     words.expect("to")
     if starts_expression(words):
         found["addr"] = parse_expression(words)
+        if words.peek().startswith(":"):  # dnat ip to … map { 0 : 10.0.0.1 }:8080
+            separator = words.take()
+            found |= split_target(separator if separator != ":" else f":{words.take()}")
     else:
         found |= split_target(words.take())
     return found

@@ -20,7 +20,7 @@ UNREACHABLE, UNSPEC = "UNREACHABLE", "UNSPEC"
 _MULTICAST_NETWORKS = (ip_network("224.0.0.0/4"), ip_network("ff00::/8"))
 _ZERO_NETWORK = IPv4Network("0.0.0.0/8")
 _LIMITED_BROADCAST = IPv4Address("255.255.255.255")
-_REJECTING = frozenset({"unreachable", "prohibit", "blackhole"})
+REJECTING = frozenset({"unreachable", "prohibit", "blackhole"})
 _DEFAULT_RULES = (
     RuleEntry(0, table="local"),
     RuleEntry(32766, table="main"),
@@ -144,7 +144,7 @@ class Routing:
             return route.type.upper()
         if address.version == 6 and 6 in self.families:
             answer = self.route(address)
-            if answer is None or answer.type in _REJECTING:
+            if answer is None or answer.type in REJECTING:
                 return UNREACHABLE
         return UNICAST
 
@@ -159,7 +159,7 @@ class Routing:
                 certain = False
             if not matches:
                 continue
-            if rule.action in _REJECTING:
+            if rule.action in REJECTING:
                 return RouteAnswer("", None, None, rule.action, rule.table, certain)
             route = self._table(rule.table, address.version).lookup(address)
             if route is None or route.type == "throw":
@@ -176,7 +176,7 @@ class Routing:
         device = hop.device if hop else ""
         gateway = hop.gateway if hop else None
         source = route.source
-        if source is None and route.type not in _REJECTING:
+        if source is None and route.type not in REJECTING:
             source = self.source_on(device, gateway or address)
         certain = certain and len(route.hops) <= 1
         return RouteAnswer(device, source, gateway, route.type, route.table, certain)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from proxy.config.types import ProxyConfig
 
 T = TypeVar("T")
+_INSTEAD = ((Part.NFT_JSON, Part.NFT_TEXT), (Part.IPVS, Part.IPVS_LIST))
 _RULES_OF = {IPFamily.IPV4: Part.IPTABLES, IPFamily.IPV6: Part.IP6TABLES}
 
 
@@ -90,6 +91,24 @@ class NodeSnapshot:
         from diagnostics.iptables.save import read_save
 
         return self._parsed(f"iptables {family}", _RULES_OF[family], read_save)
+
+    def rulesets(self, family: IPFamily) -> tuple[Ruleset, ...] | Gap:
+        """Return the iptables rules of one family, of each backend that there is a dump of."""
+        from diagnostics.iptables.save import read_save
+
+        contents = self.contents(_RULES_OF[family])
+        if isinstance(contents, Gap):
+            return contents
+
+        def make() -> tuple[Ruleset, ...]:
+            first = self.iptables(family)
+            found = {} if isinstance(first, Gap) else {first.backend: first}
+            for content in contents[1:]:
+                read = read_save(content.data.decode("utf-8", "replace"))
+                found.setdefault(read.backend, read)
+            return tuple(found.values())
+
+        return self._once(f"rulesets {family}", make)
 
     def nft(self) -> NftRuleset | Gap:
         """Return the nftables ruleset, from JSON if there is any, or a Gap."""
@@ -275,8 +294,11 @@ class NodeSnapshot:
     def gaps(self) -> tuple[Gap, ...]:
         """Return the gaps met so far, in the order they were met."""
         with self._lock:
-            values = list(self._values.values())
-        return tuple(dict.fromkeys(value for value in values if isinstance(value, Gap)))
+            met = dict(self._values)
+        for part, other in _INSTEAD:
+            if other in met and not isinstance(met[other], Gap):
+                met.pop(part, None)  # the same thing was read from another dump
+        return tuple(dict.fromkeys(value for value in met.values() if isinstance(value, Gap)))
 
 
 def _manifest_node(text: str | Gap) -> str:

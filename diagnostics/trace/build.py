@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from diagnostics.iptables.model import Ruleset
 from diagnostics.nftables.model import NftRuleset
@@ -24,12 +24,14 @@ def node_of(snapshot: NodeSnapshot, family: IPFamily) -> Node:
     """Return the node of a snapshot as packets of a family meet it."""
     facts = SnapshotFacts(snapshot)
     listeners: list[Listener] = []
-    rules = snapshot.iptables(family)
-    if not isinstance(rules, Gap):
+    found = snapshot.rulesets(family)
+    backends = () if isinstance(found, Gap) else found
+    for rules in backends:
         listeners += _built_in_chains(rules, facts)
     tables = snapshot.nft()
     if not isinstance(tables, Gap):
-        listeners += _base_chains(tables, family, facts, iptables=bool(listeners))
+        shown = {name for rules in backends if rules.backend != _LEGACY for name in rules.tables}
+        listeners += _base_chains(tables, family, facts, shown)
     servers = snapshot.ipvs()
     if not isinstance(servers, Gap):
         listeners += [IpvsHook(servers, hook) for hook in (Hook.INPUT, Hook.OUTPUT)]
@@ -44,21 +46,21 @@ def _built_in_chains(rules: Ruleset, facts: Facts) -> Iterator[Listener]:
                 yield BuiltInChain(table, hook, conditions, candidates)
 
 
-# Tables that iptables-nft keeps; iptables-save shows their rules better.
-_IPTABLES = frozenset({"raw", "mangle", "nat", "filter", "security"})
+_LEGACY = "legacy"
+_BUILT_IN = frozenset(hook.name for hook in Hook)
 
 
 def _base_chains(
-    ruleset: NftRuleset, family: IPFamily, facts: Facts, *, iptables: bool
+    ruleset: NftRuleset, family: IPFamily, facts: Facts, shown: Collection[str]
 ) -> Iterator[Listener]:
+    """Yield base chains, but iptables' own in the tables *shown*: iptables tells their rules."""
     own = "ip" if family is IPFamily.IPV4 else "ip6"
     hooks = {hook.value for hook in Hook}
     for table in ruleset.tables.values():
-        if table.family not in (own, "inet") or "dormant" in table.flags:
+        if table.family not in (own, "inet", "netdev") or "dormant" in table.flags:
             continue
-        if iptables and table.family == own and table.name in _IPTABLES:
-            continue
+        told = _BUILT_IN if table.family == own and table.name in shown else ()
         expressions = Expressions(table, facts)
         for chain in table.chains.values():
-            if chain.hook in hooks:
+            if chain.hook in hooks and chain.name not in told:
                 yield BaseChain(table, chain, expressions)

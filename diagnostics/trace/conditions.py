@@ -2,7 +2,8 @@
 Whether a condition of an iptables rule holds for a packet.
 
 The packet opens a connection: its conntrack state is NEW, and what only the kernel can know (rates,
-sockets, time, what is inside the packet) is MAYBE.
+sockets, time, what is inside the packet) is MAYBE. A rate is taken not to be exceeded: the packet
+is the first one in a while.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 from functools import singledispatchmethod
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from diagnostics.iptables import matches as m
 from diagnostics.iptables.numbers import intended_probability
-from diagnostics.trace.facts import Facts
-from diagnostics.trace.packet import Address, Packet
+from diagnostics.trace.facts import Facts, types_on
+from diagnostics.trace.packet import PROTOCOL_NAMES, Address, Packet
 from diagnostics.trace.walk import Tri, tri
 
 _ONCE = Fraction(1)
@@ -41,7 +42,7 @@ class Conditions:
     """Decides conditions with the help of a node's facts."""
 
     def __init__(self, facts: Facts) -> None:
-        self._facts = facts
+        self.facts = facts
 
     def holds(self, condition: m.Match, packet: Packet) -> Answer:
         """Return whether a condition holds, its negation included."""
@@ -54,8 +55,9 @@ class Conditions:
 
     @singledispatchmethod
     def _ask(self, condition: object, packet: Packet) -> Answer:
-        del packet
         module = getattr(condition, "module", "") or type(condition).__name__.lower()
+        if module == "owner" and packet.iif not in ("", "lo", None):
+            return Answer(Tri.NO, why="a packet that was forwarded has no owner")
         return Answer(Tri.MAYBE, why=f"only the kernel can decide {module!r}")
 
     @_ask.register
@@ -112,6 +114,8 @@ class Conditions:
 
     @_ask.register
     def _(self, condition: m.ConntrackState, packet: Packet) -> Answer:
+        if packet.untracked:
+            return _answer("UNTRACKED" in condition.states, "no connection is tracked")
         states = {"NEW"}
         if packet.is_translated:
             states.add("DNAT")
@@ -121,6 +125,8 @@ class Conditions:
 
     @_ask.register
     def _(self, condition: m.ConntrackField, packet: Packet) -> Answer:
+        if packet.untracked:
+            return Answer(Tri.NO, why="no connection is tracked")
         decide = _CONNTRACK.get(condition.name)
         if decide is None:
             return Answer(Tri.MAYBE, why=f"{condition.name} is not known")
@@ -137,7 +143,11 @@ class Conditions:
     @_ask.register
     def _(self, condition: m.AddrType, packet: Packet) -> Answer:
         address = _side(packet, condition.side)
-        types = self._facts.address_types(address)
+        if condition.limit:
+            device = packet.iif if condition.limit == "in" else packet.oif
+            types = types_on(device, address, self.facts)
+        else:
+            types = self.facts.address_types(address)
         if types is None:
             return Answer(Tri.MAYBE, why=f"it is not known whose address {address} is")
         why = f"{address} is {'/'.join(sorted(types))}"
@@ -155,31 +165,40 @@ class Conditions:
 
     @_ask.register
     def _(self, condition: m.Recent, packet: Packet) -> Answer:
-        if condition.operation in ("set", "update") and condition.seconds is None:
+        if condition.operation == "set":
             return YES
-        known = self._facts.recent(condition.name)
+        known = self.facts.recent(condition.name)
         if known is None:
             return Answer(Tri.NO, why="taken for a client that did not call before")
-        seen = _side(packet, condition.side) in known
+        seen = _masked(_side(packet, condition.side), condition.mask) in known
         words = "is" if seen else "is not"
+        if seen and (condition.hitcount or 0) > 1:
+            return Answer(Tri.MAYBE, why="how often the client called is not known")
         return _answer(seen, f"the client {words} in the list of recent clients")
 
     @_ask.register
     def _(self, condition: m.IpSet, packet: Packet) -> Answer:
-        found = self._facts.ipset(condition.name)
+        found = self.facts.ipset(condition.name)
         if found is None:
             return Answer(Tri.MAYBE, why=f"the ipset {condition.name} was not read")
         inside = found.contains(packet, condition.dimensions)
+        if any(_changes_the_answer(flag, inside) for flag in condition.flags):
+            return Answer(Tri.MAYBE, why=f"{' '.join(condition.flags)} cannot be decided")
         if inside is None:
             return Answer(Tri.MAYBE, why=f"the ipset {condition.name} has a type not known here")
         return _answer(inside, f"{'' if inside else 'not '}in the ipset {condition.name}")
 
     @_ask.register
     def _(self, condition: m.PhysDev, packet: Packet) -> Answer:
-        del packet
-        if condition.test == "is-in":
+        own = packet.iif == "" or condition.name in (packet.iif, packet.oif)
+        if condition.test in ("is-in", "is-bridged") or (condition.test == "in" and own):
             return Answer(Tri.NO, why="the packet is taken not to come through a bridge port")
         return Answer(Tri.MAYBE, why="bridge ports are not known")
+
+    @_ask.register
+    def _(self, condition: m.Limit, packet: Packet) -> Answer:
+        del packet
+        return Answer(Tri.YES, why=f"the rate of {condition.rate} is taken not to be exceeded")
 
     @_ask.register
     def _(self, condition: m.Ipvs, packet: Packet) -> Answer:
@@ -202,27 +221,52 @@ def _within(port: int, ranges: tuple[tuple[int, int], ...]) -> bool:
     return any(first <= port <= last for first, last in ranges)
 
 
-def _states(value: str, packet: Packet) -> bool | None:
-    have = set()
-    if packet.is_translated:
-        have.add("DNAT")
-    if packet.source_rewritten:
-        have.add("SNAT")
-    return bool(have & set(value.upper().split(",")))
+def _masked(address: Address, mask: str | None) -> Address:
+    """Return the part of an address that a ``recent`` list keeps."""
+    if mask is None:
+        return address
+    bits = int(ip_address(mask)) & int(address)
+    return ip_address(bits.to_bytes(len(address.packed), "big"))
 
 
-def _same_address(value: str, address: Address) -> bool | None:
+def _changes_the_answer(flag: str, inside: bool | None) -> bool:
+    """Whether an option of ``-m set`` may turn the answer around: a hole, counters of an entry."""
+    if "--return-nomatch" in flag:
+        return not inside
+    return bool(inside) and ("--packets-" in flag or "--bytes-" in flag)
+
+
+def _is_within(value: str, address: Address) -> bool | None:
     try:
-        return ip_address(value.partition("/")[0]) == address
+        return address in ip_network(value, strict=False)
     except ValueError:
         return None
 
 
+def _is_port(value: str, port: int | None) -> bool | None:
+    first, _, last = value.partition(":")
+    if port is None or not first.isdecimal() or not (last or first).isdecimal():
+        return None
+    return int(first) <= port <= int(last or first)
+
+
+def _reply_target(value: str, packet: Packet) -> bool | None:
+    """Whether answers go to an address: the client's, unless the source was rewritten."""
+    return None if packet.source_rewritten else _is_within(value, packet.src)
+
+
+# By the first packet of a connection: no answer was seen, and it is in no table yet.
 _CONNTRACK: dict[str, Callable[[str, Packet], bool | None]] = {
-    "ctproto": lambda value, packet: value in (str(packet.protocol),),
-    "ctstatus": _states,
-    "ctorigdst": lambda value, packet: _same_address(value, packet.original[0]),
-    "ctorigsrc": lambda value, packet: _same_address(value, packet.src),
-    "ctorigdstport": lambda value, packet: value == str(packet.original[1]),
+    "ctproto": lambda value, packet: (
+        value.upper() in (str(packet.protocol), PROTOCOL_NAMES.get(packet.protocol))
+    ),
+    "ctstatus": lambda value, packet: False,
+    "ctorigdst": lambda value, packet: _is_within(value, packet.original[0]),
+    "ctorigsrc": lambda value, packet: _is_within(value, packet.src),
+    "ctorigsrcport": lambda value, packet: _is_port(value, packet.sport),
+    "ctorigdstport": lambda value, packet: _is_port(value, packet.original[1]),
+    "ctreplsrc": lambda value, packet: _is_within(value, packet.dst),
+    "ctrepldst": _reply_target,
+    "ctreplsrcport": lambda value, packet: _is_port(value, packet.dport),
     "ctdir": lambda value, packet: value.upper() == "ORIGINAL",
 }

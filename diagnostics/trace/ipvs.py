@@ -11,11 +11,18 @@ from diagnostics.readers.ipvs import IpvsTable, VirtualServerEntry, place_text
 from diagnostics.trace.node import Hook
 from diagnostics.trace.packet import Packet
 from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict
-from proxy.netfilter.ipvs import RealServer, VirtualServer
+from proxy.netfilter.ipvs import FLAG_PERSISTENT, RealServer, VirtualServer
 
 # ip_vs_core.c: behind source NAT's place at INPUT, behind destination NAT at OUTPUT.
 _PRIORITIES = {Hook.INPUT: 99, Hook.OUTPUT: -98}
-_WEIGHTED = frozenset({"wrr", "wlc", "sed", "nq", "mh", "sh", "dh", "fo", "ovf", "lblc", "lblcr"})
+# What is chosen by these depends on the packet alone: one client always gets the same one.
+_HASHES = {
+    "sh": "by a hash of the client's address: always the same for one client",
+    "mh": "by a hash of the client's address: always the same for one client",
+    "dh": "by a hash of the virtual address: the same for all clients",
+}
+_HEAVIEST = frozenset({"fo", "ovf"})
+_WEIGHTED = frozenset({"wrr", "wlc", "sed", "nq", "mh", "sh", "dh", "lblc", "lblcr"})
 
 
 class IpvsHook:
@@ -58,19 +65,22 @@ class IpvsHook:
         server = entry.server
         text = f"virtual server {place_text(server.key)} scheduler {server.scheduler}"
         why = f"{usable} of {len(entry.reals)} real servers take new connections"
+        if server.flags & FLAG_PERSISTENT:
+            why += f"; a client that called in the last {server.timeout_s} s stays where it was"
         return Step(self.hook.value, "ipvs", "", place_text(server.key), text, Tri.YES, why)
 
     def _chosen(self, server: VirtualServer, real: RealServer) -> Step:
         text = f"-> {place_text(real.key)} weight {real.weight}"
-        why = f"chosen by {server.scheduler}"
+        how = _HASHES.get(server.scheduler, f"by {server.scheduler}")
+        why = f"chosen {how}"
         return Step(self.hook.value, "ipvs", "", place_text(real.key), text, Tri.YES, why)
 
 
 def _shares(
     server: VirtualServer, usable: Sequence[RealServer]
 ) -> Iterator[tuple[RealServer, Fraction]]:
-    """Yield each real server with its share of new connections under even load."""
-    if server.scheduler == "fo":  # the heaviest one alone
+    """Yield each real server with its share of new connections, of many clients under even load."""
+    if server.scheduler in _HEAVIEST:  # the heaviest one alone; ovf: until it has enough
         first = max(usable, key=lambda real: real.weight)
         yield first, Fraction(1)
         return

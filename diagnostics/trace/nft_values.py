@@ -8,14 +8,16 @@ ends there (``NO_VALUE``), or one that only the kernel knows (``UNKNOWN``).
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
+from typing import TypeVar
 
+from diagnostics.nftables.constants import pack
 from diagnostics.nftables.data_types import Json, key_types
-from diagnostics.nftables.elements import Element
+from diagnostics.nftables.elements import Element, bits
 from diagnostics.nftables.index import SetIndex, literal_index
 from diagnostics.nftables.model import Table
-from diagnostics.trace.facts import Facts
+from diagnostics.trace.facts import Facts, types_on
 from diagnostics.trace.packet import PROTOCOLS, Address, Packet
 
 Scalar = int | str | Address
@@ -30,6 +32,7 @@ class Special(enum.Enum):
 
 
 NO_VALUE, UNKNOWN = Special.NO_VALUE, Special.UNKNOWN
+Outcome = TypeVar("Outcome")
 Values = list[tuple[Value | Special, Fraction]]
 _ONE = Fraction(1)
 _OPERATIONS: Mapping[str, Callable[[int, int], int]] = {
@@ -41,6 +44,8 @@ _OPERATIONS: Mapping[str, Callable[[int, int], int]] = {
 }
 
 
+# Of more than so many numbers rules use only parts; what these are is not followed.
+_MOST_DRAWS = 1 << 12
 # What spreads packets evenly, at random, in turn or by a hash of the packet.
 _DRAWS = frozenset({"numgen", "jhash", "symhash"})
 
@@ -50,7 +55,7 @@ class Expressions:
 
     def __init__(self, table: Table, facts: Facts) -> None:
         self._table = table
-        self._facts = facts
+        self.facts = facts
         self._literals: dict[int, SetIndex] = {}
 
     def values(self, expression: Json, packet: Packet) -> Values:
@@ -60,8 +65,8 @@ class Expressions:
         name, body = next(iter(expression.items()))
         if name == "concat":
             return self._concatenated(body, packet)
-        if name in _DRAWS and body.get("mod"):
-            return _drawn(int(body["mod"]), int(body.get("offset", 0)))
+        if name in _DRAWS:
+            return _drawn(body)
         if name == "map":
             return self._mapped(body, packet)
         if name in _OPERATIONS:
@@ -104,15 +109,18 @@ class Expressions:
                 continue
             element = self.lookup(body["data"], body["key"], value)
             found.append((element if isinstance(element, Special) else element.data, share))
-        return found
+        return merged(found)
 
     def _combined(self, act: Callable[[int, int], int], body: Json, packet: Packet) -> Values:
-        left, right = (self.values(side, packet) for side in body)
+        kind = key_types(body[0])[0]
         return [
-            (act(a, b) if isinstance(a, int) and isinstance(b, int) else UNKNOWN, p * q)
-            for a, p in left
-            for b, q in right
+            (_calculated(act, left, right, kind), p * q)
+            for left, p in self._operand(body[0], packet)
+            for right, q in self._operand(body[1], packet)
         ]
+
+    def _operand(self, side: Json, packet: Packet) -> list[tuple[Json, Fraction]]:
+        return [(side, _ONE)] if isinstance(side, list) else list(self.values(side, packet))
 
     def _field(self, name: str, body: Json, packet: Packet) -> Value | Special:
         if name == "payload":
@@ -126,14 +134,59 @@ class Expressions:
         return UNKNOWN
 
     def _fib(self, body: Json, packet: Packet) -> Value | Special:
+        flags = body["flags"]
+        address = packet.src if "saddr" in flags else packet.dst
         if body.get("result") != "type":
-            return UNKNOWN
-        address = packet.src if "saddr" in body["flags"] else packet.dst
-        types = self._facts.address_types(address)
+            return self._fib_device(address, packet.iif if "iif" in flags else "")
+        devices = [packet.iif] * ("iif" in flags) + [packet.oif] * ("oif" in flags)
+        if devices:
+            types = types_on(devices[0], address, self.facts)
+        else:
+            types = self.facts.address_types(address)
         return UNKNOWN if not types else next(iter(types)).lower()
 
+    def _fib_device(self, address: Address, only: str | None) -> Value | Special:
+        """Return where packets to an address leave; "" for nowhere, as for the node's own."""
+        if self.facts.is_local(address):
+            return ""
+        route = self.facts.route(address)
+        if route is None or only is None:
+            return UNKNOWN
+        return route.oif if only in ("", route.oif) else ""
 
-def _drawn(count: int, offset: int) -> Values:
+
+def merged(found: Iterable[tuple[Outcome, Fraction]]) -> list[tuple[Outcome, Fraction]]:
+    """Return each outcome once, in the order of their first, with the sum of its probabilities."""
+    shares: dict[str, tuple[Outcome, Fraction]] = {}
+    for outcome, share in found:
+        key = repr(outcome)
+        before = shares[key][1] if key in shares else Fraction(0)
+        shares[key] = (outcome, before + share)
+    return list(shares.values())
+
+
+def how_drawn(expression: Json) -> str:
+    """Say in words how an expression chooses, "" when it does not."""
+    text = repr(expression)
+    for sign, words in _DRAWN_HOW.items():
+        if sign in text:
+            return words
+    return ""
+
+
+_HASHED = "chosen by a hash: always the same for packets that share what is hashed"
+_DRAWN_HOW = {
+    "'jhash': {": _HASHED,
+    "'symhash': {": _HASHED,
+    "'mode': 'inc'": "taken in turn",
+    "'mode': 'random'": "drawn at random",
+}
+
+
+def _drawn(body: Json) -> Values:
+    count, offset = body.get("mod"), body.get("offset", 0)
+    if not isinstance(count, int) or not isinstance(offset, int) or not 0 < count <= _MOST_DRAWS:
+        return _unknown()
     return [(offset + number, Fraction(1, count)) for number in range(count)]
 
 
@@ -149,8 +202,26 @@ def _joined(value: Value | Special, more: Value | Special) -> Value | Special:
     return (*value, *more) if isinstance(more, tuple) else (*value, more)  # type: ignore[arg-type]
 
 
+def _calculated(
+    act: Callable[[int, int], int], left: Json, right: Json, kind: str
+) -> Value | Special:
+    if NO_VALUE in (left, right):
+        return NO_VALUE
+    a, b = _number(left, kind), _number(right, kind)
+    return UNKNOWN if a is None or b is None else act(a, b)
+
+
+def _number(value: Json, kind: str) -> int | None:
+    """Return a constant, a list of flags or an address as a number, None for what is none."""
+    if isinstance(value, list):
+        return bits(value, kind)
+    return pack(kind, value) if isinstance(value, int | str | Address) else None
+
+
 def _payload(body: Json, packet: Packet) -> Value | Special:
     protocol, field = str(body.get("protocol")), str(body.get("field"))
+    if "base" in body or protocol in _LINK_LAYER:
+        return UNKNOWN
     if protocol in ("ip", "ip6"):
         return _address_field(field, packet) if protocol == _IP[packet.family] else NO_VALUE
     if protocol != "th" and PROTOCOLS.get(protocol.upper()) != packet.protocol:
@@ -160,6 +231,7 @@ def _payload(body: Json, packet: Packet) -> Value | Special:
     return UNKNOWN if found is None else found
 
 
+_LINK_LAYER = frozenset({"ether", "vlan", "arp"})
 _IP = {4: "ip", 6: "ip6"}
 
 
@@ -175,6 +247,8 @@ def _address_field(field: str, packet: Packet) -> Value | Special:
 
 def _meta(key: str, packet: Packet) -> Value | Special:
     version = packet.family
+    if key in _OWNERS and packet.iif not in ("", "lo", None):
+        return NO_VALUE  # a packet that was forwarded has no socket
     known: dict[str, Value | None] = {
         "l4proto": packet.protocol,
         "mark": packet.mark,
@@ -189,10 +263,16 @@ def _meta(key: str, packet: Packet) -> Value | Special:
     return UNKNOWN if found is None else found
 
 
+_OWNERS = frozenset({"skuid", "skgid"})
+
+
 def _ct(key: str, direction: str, packet: Packet) -> Value | Special:
+    if packet.untracked:
+        return "untracked" if key == "state" else NO_VALUE
     address, port = packet.original
     known: dict[str, Value] = {
         "state": "new",
+        "status": packet.source_rewritten << 4 | packet.is_translated << 5,
         "direction": "original",
         "mark": packet.ct_mark,
         "protocol": packet.protocol,
@@ -203,6 +283,12 @@ def _ct(key: str, direction: str, packet: Packet) -> Value | Special:
         "ip saddr": packet.src,
         "ip6 saddr": packet.src,
     }
-    if direction == "reply" and key not in ("state", "mark", "protocol", "l3proto"):
-        return UNKNOWN
+    if direction == "reply":
+        # Answers come from where the packet goes now, and go to its source if that is kept.
+        client: Value | Special = UNKNOWN if packet.source_rewritten else packet.src
+        known |= {"ip saddr": packet.dst, "ip6 saddr": packet.dst, "proto-src": packet.dport}
+        back = {"ip daddr": client, "ip6 daddr": client, "proto-dst": UNKNOWN}
+        return back[key] if key in back else known.get(key, UNKNOWN)
+    if key == "proto-src" and packet.sport is not None:
+        return packet.sport
     return known.get(key, UNKNOWN)

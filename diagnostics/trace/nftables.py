@@ -11,17 +11,26 @@ from typing import NamedTuple
 from diagnostics.nftables.data_types import Json
 from diagnostics.nftables.elements import Element
 from diagnostics.nftables.model import Chain, Rule, Table
+from diagnostics.trace.facts import redirected
 from diagnostics.trace.nft_conditions import holds
-from diagnostics.trace.nft_values import Expressions, Special, Value
+from diagnostics.trace.nft_values import Expressions, Special, Value, how_drawn, merged
 from diagnostics.trace.node import Hook
-from diagnostics.trace.packet import Address
+from diagnostics.trace.packet import Address, Packet
 from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
 
-_MOST_SPLITS = 12
-_DEEPEST = 64
+_MOST_SPLITS = 8
+# What a statement raises that is not as nft prints it.
+_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _ONE = Fraction(1)
 # Statements that change nothing a later rule or a reader would notice.
-_SILENT = frozenset({"counter", "log", "set", "quota", "comment", "ct helper", "ct timeout", "map"})
+_SILENT = frozenset(
+    {"counter", "log", "set", "map", "comment", "ct helper", "ct timeout", "ct expectation"}
+    | {"flow", "dup", "last", "secmark", "reset"}
+)
+# Those that an entry of a set is added with may stop the rule.
+_CONDITIONS = frozenset({"limit", "quota", "ct count"})
+# nft 1.0.6 prints something at random in place of the word "dormant" in its JSON.
+_TABLE_FLAGS = frozenset({"owner", "persist"})
 _VERDICTS = frozenset({"accept", "drop", "jump", "goto", "return", "continue", "reject", "queue"})
 
 
@@ -29,7 +38,7 @@ class _Frame(NamedTuple):
     chain: Chain
     number: int
     caller: _Frame | None
-    depth: int = 0
+    within: frozenset[str] = frozenset()
 
 
 class _Outcome(NamedTuple):
@@ -60,7 +69,38 @@ class BaseChain:
 
     def run(self, branch: Branch) -> Iterator[End]:
         """Return how a branch may leave the chain."""
-        yield from self._walk(branch, _Frame(self._chain, 0, None), _MOST_SPLITS)
+        if self.is_nat and branch.packet.untracked:
+            yield End(branch, Verdict.ACCEPT)
+            return
+        asked = self._is_asked(branch.packet)
+        if asked is Tri.YES:
+            yield from self._walk(branch, _Frame(self._chain, 0, None), _MOST_SPLITS)
+        elif asked is Tri.NO:
+            yield End(branch, Verdict.ACCEPT)
+        else:
+            doubtful = branch.met(self._doubt())
+            walked = self._walk(doubtful, _Frame(self._chain, 0, None), _MOST_SPLITS)
+            yield from either(walked, [End(doubtful, Verdict.ACCEPT)])
+
+    def _is_asked(self, packet: Packet) -> Tri:
+        """Return whether the kernel shows this chain the packet at all."""
+        sure = self._table.flags <= _TABLE_FLAGS
+        if self.hook is Hook.INGRESS:
+            devices = self._chain.device
+            if devices and packet.iif is not None and packet.iif not in devices.split(", "):
+                return Tri.NO
+            sure = sure and devices is not None and packet.iif is not None
+        return Tri.YES if sure else Tri.MAYBE
+
+    def _doubt(self) -> Step:
+        table = f"{self._table.family} {self._table.name}"
+        if self._table.flags <= _TABLE_FLAGS:
+            text = f"device {self._chain.device or 'not told'}"
+            why = "whether the packet comes in there is not known"
+        else:
+            text = f"flags {', '.join(sorted(self._table.flags))}"
+            why = "nft misprints the table's flags: it may be dormant"
+        return Step(self.hook.value, table, self._chain.name, "chain", text, Tri.MAYBE, why)
 
     # -- the walk ----------------------------------------------------------------------------
 
@@ -89,8 +129,11 @@ class BaseChain:
         self, outcome: _Outcome, before: Branch, behind: _Frame, rule: Rule, splits: int
     ) -> Iterator[End]:
         after = self._decide(outcome, behind, rule)
-        taken = [after] if isinstance(after, End) else self._walk(*after, splits - 1)
-        if outcome.matched is not Tri.MAYBE:
+        undecided = outcome.matched is Tri.MAYBE
+        if not isinstance(after, End) and after[1] is behind:  # unless it only counts or logs
+            undecided = undecided and after[0].packet != before.packet
+        taken = [after] if isinstance(after, End) else self._walk(*after, splits - undecided)
+        if not undecided:
             yield from taken
             return
         share = outcome.branch.probability
@@ -108,16 +151,22 @@ class BaseChain:
             return branch, behind
         word, body = next(iter(verdict.items()))
         if word in ("jump", "goto"):
-            return branch, self._called(behind, word, str(body["target"]))
+            target = body.get("target") if isinstance(body, dict) else None
+            called = self._called(behind, word, str(target))
+            return (
+                (branch, called) if called else (replace(branch, maybe=True, opaque=True), behind)
+            )
         if word == "return":
             return branch, behind.caller
         return (branch, behind) if word == "continue" else _end(branch, word, body)
 
     def _called(self, behind: _Frame, word: str, target: str) -> _Frame | None:
+        """Return the start of a chain; None if it is not in the dump, or a loop leads to it."""
         chain = self._table.chains.get(target)
-        if chain is None or behind.depth >= _DEEPEST:
-            return behind
-        return _Frame(chain, 0, behind if word == "jump" else behind.caller, behind.depth + 1)
+        within = behind.within | {behind.chain.name}
+        if chain is None or target in within:
+            return None
+        return _Frame(chain, 0, behind if word == "jump" else behind.caller, within)
 
     def _policy(self, branch: Branch) -> End:
         if self._chain.policy != "drop":
@@ -149,12 +198,12 @@ class BaseChain:
         for index, statement in enumerate(left):
             word, body = next(iter(statement.items()))
             rest = left[index + 1 :]
-            if word in _SILENT:
+            if word in _SILENT and not _is_conditional(body):
                 continue
             if word in _VERDICTS:
                 yield so_far._replace(verdict={word: body})
                 return
-            made = list(self._statement(word, body, so_far))
+            made = self._made(word, body, so_far)
             if len(made) == 1 and made[0].matched is not Tri.NO and made[0].verdict is None:
                 so_far = made[0]
                 continue
@@ -165,6 +214,12 @@ class BaseChain:
                     yield from self._statements(rest, outcome)
             return
         yield so_far
+
+    def _made(self, word: str, body: Json, so_far: _Outcome) -> list[_Outcome]:
+        try:
+            return list(self._statement(word, body, so_far))
+        except _MALFORMED:
+            return [so_far._replace(matched=Tri.MAYBE, note="the dump does not tell it whole")]
 
     def _statement(self, word: str, body: Json, so_far: _Outcome) -> Iterator[_Outcome]:
         branch = so_far.branch
@@ -181,23 +236,28 @@ class BaseChain:
         elif word in ("dnat", "redirect"):
             yield from self._dnat(body or {}, so_far)
         elif word in ("snat", "masquerade"):
-            rewritten = branch.as_(replace(branch.packet, source_rewritten=True))
+            rewritten = branch.as_(branch.packet.from_(_new_source(body)))
             yield so_far._replace(branch=rewritten, verdict={"accept": None})
+        elif word == "notrack":
+            yield so_far._replace(branch=branch.as_(replace(branch.packet, untracked=True)))
         elif word == "limit":
-            yield so_far
+            exceeded = isinstance(body, dict) and body.get("inv")
+            note = so_far.note or "the rate is taken not to be exceeded"
+            yield so_far._replace(matched=Tri.NO if exceeded else so_far.matched, note=note)
         else:
             known = str(body).startswith("xt match comment")
             yield so_far if known else so_far._replace(matched=Tri.MAYBE)
 
     def _verdict_map(self, body: Json, so_far: _Outcome) -> Iterator[_Outcome]:
         branch = so_far.branch
-        for value, share in self._expressions.values(body["key"], branch.packet):
+        values = self._expressions.values(body["key"], branch.packet)
+        found = (
+            (v if isinstance(v, Special) else self._expressions.lookup(*where, v), share)
+            for where in [(body["data"], body["key"])]
+            for v, share in values
+        )
+        for element, share in merged(found):
             part = so_far._replace(branch=branch.share(share))
-            if isinstance(value, Special):
-                unknown = value is Special.UNKNOWN
-                yield part._replace(matched=Tri.MAYBE if unknown else Tri.NO)
-                continue
-            element = self._expressions.lookup(body["data"], body["key"], value)
             if isinstance(element, Element):
                 note = f"{_name(body['data'])} {element.text}".strip()
                 yield part._replace(verdict=element.data, note=note)
@@ -214,21 +274,36 @@ class BaseChain:
                 packet = replace(packet, mark=value)
             elif isinstance(value, int) and key == {"ct": {"key": "mark"}}:
                 packet = replace(packet, ct_mark=value)
+            elif "payload" in key:
+                packet = _overwritten(packet, str(key["payload"].get("field")), value)
             yield so_far._replace(branch=part.as_(packet))
 
     def _dnat(self, body: Json, so_far: _Outcome) -> Iterator[_Outcome]:
         branch = so_far.branch
-        loopback = "127.0.0.1" if branch.packet.family == 4 else "::1"
+        own = str(redirected(branch.packet, self._expressions.facts))
         port = body.get("port")
-        for value, share in self._expressions.values(body.get("addr", loopback), branch.packet):
+        for value, share in self._expressions.values(body.get("addr", own), branch.packet):
             part = so_far._replace(branch=branch.share(share))
             target = _target(value, port)
             if target is None:
-                unknown = value is Special.UNKNOWN
+                unknown = value is not Special.NO_VALUE
                 yield part._replace(matched=Tri.MAYBE if unknown else Tri.NO)
                 continue
+            if isinstance(port, dict):  # a range, or what a map yields: the kernel chooses
+                part = part._replace(branch=replace(part.branch, maybe=True))
             moved = part.branch.as_(part.branch.packet.to(*target))
-            yield part._replace(branch=moved, verdict={"accept": None})
+            note = so_far.note or how_drawn(body.get("addr"))
+            yield part._replace(branch=moved, verdict={"accept": None}, note=note)
+
+
+def _overwritten(packet: Packet, field: str, value: Value | Special) -> Packet:
+    """Return the packet with a header field written over, which is no translation."""
+    if field in ("dport", "sport") and isinstance(value, int):
+        return replace(packet, dport=value) if field == "dport" else replace(packet, sport=value)
+    if field in ("daddr", "saddr") and not isinstance(value, tuple | Special):
+        address = ip_address(str(value))
+        return replace(packet, dst=address) if field == "daddr" else replace(packet, src=address)
+    return packet
 
 
 def _end(branch: Branch, word: str, body: Json) -> End:
@@ -236,7 +311,24 @@ def _end(branch: Branch, word: str, body: Json) -> End:
         return End(branch, Verdict.DROP)
     if word == "reject":
         return End(branch, Verdict.REJECT, str((body or {}).get("expr", "port unreachable")))
-    return End(branch, Verdict.ACCEPT)
+    return End(
+        replace(branch, maybe=True, opaque=True) if word == "queue" else branch, Verdict.ACCEPT
+    )
+
+
+def _is_conditional(body: Json) -> bool:
+    statements = body.get("stmt") if isinstance(body, dict) else None
+    return any(word in _CONDITIONS for one in statements or () for word in one)
+
+
+def _new_source(body: Json) -> Address | None:
+    """Return the address that a source becomes, None if it depends or the port changes too."""
+    if not isinstance(body, dict) or body.get("port") is not None:
+        return None
+    try:
+        return ip_address(str(body.get("addr")))
+    except ValueError:
+        return None
 
 
 def _target(value: Value | Special, port: Json) -> tuple[Address, int | None] | None:
@@ -244,12 +336,11 @@ def _target(value: Value | Special, port: Json) -> tuple[Address, int | None] | 
     number = port if isinstance(port, int) else None
     if isinstance(value, Special):
         return None
-    if isinstance(value, tuple):
-        address, number = value[0], int(str(value[1]))
-    else:
-        address = value
+    parts = value if isinstance(value, tuple) else (value,)
     try:
-        return ip_address(str(address)), number
+        if len(parts) > 1:
+            number = int(str(parts[1]))
+        return ip_address(str(parts[0])), number
     except ValueError:
         return None
 

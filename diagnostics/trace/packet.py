@@ -23,6 +23,7 @@ class Packet:
         called: destination before translation; None while nothing was translated.
         source_rewritten: the source address is replaced on the way out.
         via_ipvs: IPVS chose the destination, so IPVS does not look again.
+        untracked: a rule asked for no connection, so nothing is translated.
     """
 
     src: Address
@@ -37,6 +38,7 @@ class Packet:
     called: tuple[Address, int] | None = None
     source_rewritten: bool = False
     via_ipvs: bool = False
+    untracked: bool = False
 
     @property
     def family(self) -> int:
@@ -61,6 +63,10 @@ class Packet:
             dport=port or self.dport,
             called=self.called or (self.dst, self.dport),
         )
+
+    def from_(self, address: Address | None) -> Packet:
+        """Return the packet with its source rewritten; None: to an address that is not known."""
+        return replace(self, source_rewritten=self.source_rewritten or address != self.src)
 
     def text(self) -> str:
         """Return ``10.0.0.2 -> 10.96.0.10:80/TCP``."""

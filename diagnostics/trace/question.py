@@ -11,7 +11,6 @@ import msgspec
 
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
-from diagnostics.trace.answer import report
 from diagnostics.trace.build import node_of
 from diagnostics.trace.node import Node
 from diagnostics.trace.packet import PROTOCOLS, Address, Packet
@@ -96,15 +95,11 @@ class Tracer:
         )
         return trace(node, packet, from_node=local)
 
-    def report(self, found: Trace) -> dict[str, object]:
-        """Return a trace as a JSON object."""
-        return report(found, self.gaps(found))
-
     def gaps(self, found: Trace) -> list[str]:
         """Return what the answer lacks: dumps that were not there or could not be read."""
         family = _family(found.packet.dst)
         parts = (
-            self._snapshot.iptables(family),
+            self._snapshot.rulesets(family),
             self._snapshot.nft(),
             self._snapshot.routing(),
         )

@@ -60,10 +60,24 @@ def trace(node: Node, packet: Packet, *, from_node: bool) -> Trace:
     start = Branch(packet)
     ends = node.from_node(start) if from_node else node.from_network(start)
     verdicts = {_verdict(end) for end in ends}
-    certainty = MAYBE if any(end.branch.maybe for end in ends) else CERTAIN
-    if not node.listeners:
-        certainty = UNKNOWN
-    return Trace(packet, _worst(verdicts), certainty, _destinations(ends), tuple(ends))
+    certainty = _certainty(ends) if node.listeners else UNKNOWN
+    found = _destinations(ends, certain=certainty == CERTAIN)
+    return Trace(packet, _worst(verdicts), certainty, found, tuple(ends))
+
+
+def _certainty(ends: Sequence[End]) -> str:
+    """Return whether something undecidable matters: where all ways lead to one end it does not."""
+    if not any(end.branch.maybe for end in ends):
+        return CERTAIN
+    outcomes = {_outcome(end) for end in ends}
+    is_one = len(outcomes) == 1 and not any(end.branch.opaque for end in ends)
+    return CERTAIN if is_one else MAYBE
+
+
+def _outcome(end: End) -> tuple[object, ...]:
+    """What can be noticed of an end from outside; marks cannot."""
+    packet = end.branch.packet
+    return _verdict(end), end.how, packet.dst, packet.dport, packet.source_rewritten
 
 
 def _verdict(end: End) -> str:
@@ -85,12 +99,14 @@ def _worst(verdicts: set[str]) -> str:
     return next((v for v in (DNAT, REJECT, DROP, ACCEPT) if v in verdicts), NONE)
 
 
-def _destinations(ends: Sequence[End]) -> tuple[Destination, ...]:
+def _destinations(ends: Sequence[End], *, certain: bool) -> tuple[Destination, ...]:
+    """Return where packets arrive; of what is uncertain, with the shares of those that do."""
     found: dict[tuple[Address, int, bool], Fraction] = {}
     for end in ends:
         packet = end.branch.packet
         if end.verdict is Verdict.ACCEPT and packet.is_translated:
             key = (packet.dst, packet.dport, packet.source_rewritten)
             found[key] = found.get(key, Fraction(0)) + end.branch.probability
+    whole = Fraction(1) if certain else sum(found.values(), Fraction(0))
     ordered = sorted(found.items(), key=lambda item: (str(item[0][0]), item[0][1:]))
-    return tuple(Destination(*key[:2], share, key[2]) for key, share in ordered)
+    return tuple(Destination(*key[:2], share / whole, key[2]) for key, share in ordered)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from diagnostics.readers.ipset import IpSet as ReadSet
+from diagnostics.readers.routing import REJECTING
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
 from diagnostics.trace.facts import IpSet, Route
@@ -31,13 +32,26 @@ class SnapshotFacts:
         kind = routing.address_type(address)
         return None if kind is None else frozenset({kind})
 
-    def route(self, address: Address) -> Route | None:
-        """Return the route to an address."""
+    def route(self, address: Address, packet: Packet | None = None) -> Route | None:
+        """Return the route to an address, as policy rules choose for a packet."""
         routing = self._node.routing()
         if isinstance(routing, Gap):
             return None
-        answer = routing.route(address)
-        return None if answer is None else Route(answer.device, answer.source)
+        if packet is None:
+            answer = routing.route(address)
+        else:
+            answer = routing.route(address, packet.src, packet.mark, packet.iif or "")
+        if answer is None:
+            return None
+        return Route(answer.device, answer.source, answer.type if answer.type in REJECTING else "")
+
+    def device_addresses(self, device: str) -> tuple[Address, ...] | None:
+        """Return the addresses of an interface in the kernel's order."""
+        links = self._node.links()
+        if isinstance(links, Gap):
+            return None
+        link = links.by_name.get(device)
+        return tuple(entry.address for entry in link.addresses) if link else None
 
     def ipset(self, name: str) -> IpSet | None:
         """Return an ipset by name."""

@@ -3,7 +3,8 @@ What a walk through rules produces: steps, branches with exact probabilities, an
 
 A branch either happens with a known probability (``statistic``, ``numgen``, a scheduler), or it is
 MAYBE: whether a match holds cannot be decided from outside the kernel, so both ways are followed
-and say so. Two ways that end alike are one again.
+and say so, each with half of the probability, so that all ends together always have 1. Two ways
+that end alike are one again.
 """
 
 from __future__ import annotations
@@ -80,13 +81,15 @@ class Branch:
     """
     A packet in one of the states it may be in.
 
-    ``probability`` is that of this branch among those that are certain to exist; ``maybe`` says
-    that the branch exists only if an undecidable match goes one way.
+    ``probability`` is the branch's part of all packets; ``maybe`` says that the branch exists only
+    if an undecidable match goes one way, which counts for half. ``opaque``: what a rule does with
+    it cannot be told, so that its end may be another one.
     """
 
     packet: Packet
     probability: Fraction = Fraction(1)
     maybe: bool = False
+    opaque: bool = False
     trail: Trail | None = None
 
     def met(self, step: Step) -> Branch:
@@ -122,16 +125,25 @@ class End:
 
 def either(yes: Iterable[End], no: Iterable[End]) -> Iterator[End]:
     """
-    Return the ends of a MAYBE: one of the two ways, or both marked as maybe if they differ.
+    Return the ends of a MAYBE: one of the two ways, or halves of both, marked, if they differ.
 
-    The probabilities of each way sum to that of the branch before the match.
+    The probabilities of each way sum to that of the branch before the match, and so do those of
+    the result. A way that was not followed has no ends.
     """
     first, second = list(yes), list(no)
     if _distribution(first) == _distribution(second):
         yield from first
         return
-    for end in (*first, *second):
-        yield replace(end, branch=replace(end.branch, maybe=True))
+    part = Fraction(1, 2) if first and second else Fraction(1)
+    halves = [
+        replace(end, branch=replace(end.branch.share(part), maybe=True))
+        for end in (*first, *second)
+    ]
+    shares = _distribution(halves)
+    for end in halves:
+        # Of several that end alike the first tells how; else their number doubles at each MAYBE.
+        if (share := shares.pop(end.state, None)) is not None:
+            yield replace(end, branch=replace(end.branch, probability=share))
 
 
 def _distribution(ends: Iterable[End]) -> dict[tuple[Packet, Verdict, str], Fraction]:

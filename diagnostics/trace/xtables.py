@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from diagnostics.iptables import targets as t
@@ -13,6 +14,7 @@ from diagnostics.iptables.model import Chain, Table
 from diagnostics.iptables.rule import Rule
 from diagnostics.trace.candidates import Candidates
 from diagnostics.trace.conditions import Conditions
+from diagnostics.trace.facts import redirected
 from diagnostics.trace.node import Hook
 from diagnostics.trace.packet import Packet
 from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
@@ -21,17 +23,21 @@ from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
 PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security": 50}
 _SOURCE_NAT = 100
 # Each undecidable condition doubles the ways; no real chain has so many that matter.
-_MOST_SPLITS = 12
-_DEEPEST = 64
+_MOST_SPLITS = 8
+_ALWAYS = Fraction(1)
 
 
 class _Frame(NamedTuple):
-    """Where a walk stands: the next rule of a chain, and where a RETURN leads."""
+    """
+    Where a walk stands: the next rule of a chain, and where a RETURN leads.
+
+    ``within`` names the chains that led here.
+    """
 
     chain: Chain
     number: int
     caller: _Frame | None
-    depth: int = 0
+    within: frozenset[str] = frozenset()
 
 
 class Judgement(NamedTuple):
@@ -56,6 +62,7 @@ class BuiltInChain:
     def __init__(
         self, table: Table, hook: Hook, conditions: Conditions, candidates: Candidates
     ) -> None:
+        self._facts = conditions.facts
         self.table = table
         self.hook = hook
         self.is_nat = table.name == "nat"
@@ -66,6 +73,9 @@ class BuiltInChain:
 
     def run(self, branch: Branch) -> Iterator[End]:
         """Return how a branch may leave the chain."""
+        if self.is_nat and branch.packet.untracked:
+            yield End(branch, Verdict.ACCEPT)
+            return
         start = _Frame(self.table.chains[self.hook.name], 0, None)
         yield from self._walk(branch, start, _MOST_SPLITS)
 
@@ -81,9 +91,7 @@ class BuiltInChain:
             frame, rule, judged = match
             met = branch.met(self._step(frame, rule, judged))
             if judged.holds is Tri.MAYBE:
-                # Too many to follow both ways: then what cannot be decided is taken not to hold.
-                taken = self._act(met, frame, rule, splits - 1) if splits else ()
-                yield from either(taken, self._walk(met, frame, max(0, splits - 1)))
+                yield from self._either(met, match, splits)
                 return
             if judged.chance < 1:
                 yield from self._act(met.share(judged.chance), frame, rule, splits)
@@ -95,6 +103,19 @@ class BuiltInChain:
                 return
             branch, frame = decided
         yield self._policy(branch)
+
+    def _either(self, met: Branch, match: _Match, splits: int) -> Iterator[End]:
+        """Follow a rule that may hold; of more than *splits* it is taken that they do not."""
+        frame, rule, judged = match
+        if judged.chance < 1:
+            yield from self._walk(met.share(1 - judged.chance), frame, splits)
+            met = met.share(judged.chance)
+        decided = self._decide(met, frame, rule)
+        if decided == (met, frame):  # it only counts or logs
+            yield from self._walk(met, frame, splits)
+            return
+        taken = self._act(met, frame, rule, splits - 1) if splits else ()
+        yield from either(taken, self._walk(met, frame, max(0, splits - 1)))
 
     def _act(self, branch: Branch, frame: _Frame, rule: Rule, splits: int) -> Iterator[End]:
         decided = self._decide(branch, frame, rule)
@@ -120,10 +141,12 @@ class BuiltInChain:
             if answer.holds is Tri.NO:
                 return Judgement(Tri.NO, chance, answer.why)
             maybe = maybe or answer.holds is Tri.MAYBE
-            chance *= answer.chance
+            if answer.chance <= 0:
+                return Judgement(Tri.NO, chance, answer.why)
+            chance *= min(answer.chance, _ALWAYS)
             if answer.why:
                 reasons.append(answer.why)
-        if isinstance(rule.target, _UNKNOWN):
+        if isinstance(rule.target, _UNKNOWN) and not _is_net_map(rule.target):
             maybe = True
             reasons.append("what this target does is not known")
         return Judgement(Tri.MAYBE if maybe else Tri.YES, chance, "; ".join(reasons))
@@ -135,20 +158,54 @@ class BuiltInChain:
     ) -> End | tuple[Branch, _Frame | None]:
         """Return how the hook ends, or the branch and where it goes on."""
         target = rule.target
-        if (end := _end(branch, target)) is not None:
+        if (end := self._end(branch, target)) is not None:
             return end
         if isinstance(target, t.Return):
             return branch, frame.caller
         if isinstance(target, t.Jump | t.Goto):
-            return branch, self._called(frame, target)
+            called = self._called(frame, target)
+            return (branch, called) if called else (replace(branch, maybe=True, opaque=True), frame)
         return branch.as_(_marked(branch.packet, target)), frame
 
     def _called(self, frame: _Frame, target: t.Jump | t.Goto) -> _Frame | None:
+        """Return the start of a chain; None if it is not in the dump, or a loop leads to it."""
         chain = self.table.chains.get(target.chain)
-        if chain is None or frame.depth >= _DEEPEST:
-            return frame  # the kernel would not have loaded such a rule
+        within = frame.within | {frame.chain.name}
+        if chain is None or chain.name in within:
+            return None
         caller = frame if isinstance(target, t.Jump) else frame.caller
-        return _Frame(chain, 0, caller, frame.depth + 1)
+        return _Frame(chain, 0, caller, within)
+
+    def _end(self, branch: Branch, target: t.Target) -> End | None:
+        if isinstance(target, t.Drop):
+            return End(branch, Verdict.DROP)
+        if isinstance(target, t.Reject):
+            return End(branch, Verdict.REJECT, target.how or "port unreachable")
+        if isinstance(target, t.Accept):
+            return End(branch, Verdict.ACCEPT)
+        translated = self._translated(branch.packet, target)
+        if translated is not None:
+            return End(branch.as_(translated), Verdict.ACCEPT)
+        if isinstance(target, _UNKNOWN):
+            return End(replace(branch, maybe=True, opaque=True), Verdict.ACCEPT)
+        return None
+
+    def _translated(self, packet: Packet, target: t.Target) -> Packet | None:
+        """Return the packet with an address rewritten, None when the target does not do that."""
+        if isinstance(target, t.Dnat) and target.ranges:
+            to = target.ranges[0]
+            return packet.to(to.first or packet.dst, to.ports[0] if to.ports else None)
+        if isinstance(target, t.Redirect):
+            own = redirected(packet, self._facts)
+            return packet.to(own, target.ports[0] if target.ports else None)
+        if isinstance(target, t.Snat):
+            ranges = [one for one in target.ranges if not one.ports and one.first == one.last]
+            return packet.from_(ranges[0].first if ranges else None)
+        if isinstance(target, t.Masquerade):
+            return packet.from_(None)
+        if isinstance(target, t.OpaqueTarget) and _is_net_map(target):
+            return _net_mapped(packet, target, self.hook)
+        return None
 
     def _policy(self, branch: Branch) -> End:
         chain = self.table.chains[self.hook.name]
@@ -169,37 +226,32 @@ class BuiltInChain:
 
 # Nobody outside the kernel knows what these do with the packet.
 _UNKNOWN = (t.OpaqueTarget, t.Queue, t.Tproxy)
+_NETMAP = re.compile(r"--to (\S+)")
 
 
-def _end(branch: Branch, target: t.Target) -> End | None:
-    if isinstance(target, t.Drop):
-        return End(branch, Verdict.DROP)
-    if isinstance(target, t.Reject):
-        return End(branch, Verdict.REJECT, target.how or "port unreachable")
-    if isinstance(target, t.Accept):
-        return End(branch, Verdict.ACCEPT)
-    if isinstance(target, _UNKNOWN):
-        return End(replace(branch, maybe=True), Verdict.ACCEPT)
-    translated = _translate(branch, target)
-    return End(translated, Verdict.ACCEPT) if translated is not None else None
+def _is_net_map(target: t.Target) -> bool:
+    return isinstance(target, t.OpaqueTarget) and target.name == "NETMAP"
 
 
-def _translate(branch: Branch, target: t.Target) -> Branch | None:
-    """Return the branch with an address rewritten, None when the target does not do that."""
-    packet = branch.packet
-    if isinstance(target, t.Dnat) and target.ranges:
-        to = target.ranges[0]
-        port = to.ports[0] if to.ports else None
-        return branch.as_(packet.to(to.first or packet.dst, port))
-    if isinstance(target, t.Redirect):
-        loopback = ip_address("127.0.0.1" if packet.family == 4 else "::1")
-        return branch.as_(packet.to(loopback, target.ports[0] if target.ports else None))
-    if isinstance(target, t.Masquerade | t.Snat):
-        return branch.as_(replace(packet, source_rewritten=True))
-    return None
+def _net_mapped(packet: Packet, target: t.OpaqueTarget, hook: Hook) -> Packet | None:
+    """Return the packet with the network part of an address exchanged."""
+    found = _NETMAP.search(target.text)
+    try:
+        network = ip_network(found[1] if found else "", strict=False)
+    except ValueError:
+        return None
+    source = hook in (Hook.POSTROUTING, Hook.INPUT)
+    old = packet.src if source else packet.dst
+    if network.version != old.version:
+        return None
+    kept = int(old) & int(network.hostmask)
+    new = ip_address((int(network.network_address) | kept).to_bytes(len(old.packed), "big"))
+    return packet.from_(new) if source else packet.to(new, None)
 
 
 def _marked(packet: Packet, target: t.Target) -> Packet:
+    if isinstance(target, t.Notrack):
+        return replace(packet, untracked=True)
     if isinstance(target, t.SetMark):
         return replace(packet, mark=target.apply(packet.mark))
     if isinstance(target, t.SetConnMark):

@@ -19,6 +19,7 @@ from kpctl.reading import (
     NamespaceOption,
     NodeOption,
     Where,
+    environment_error,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ WatchOption = Annotated[bool, typer.Option("--watch", help="With --live: show wh
 Netns = Annotated[
     str, typer.Option("--netns", metavar="NAME", help="With --probe: send from this namespace.")
 ]
-For = Annotated[float, typer.Option("--for", metavar="SECONDS", help="With --watch: how long.")]
+For = Annotated[str, typer.Option("--for", metavar="30s", help="With --watch: how long.")]
 Count = Annotated[int, typer.Option("--count", help="With --watch: how many packets at most.")]
 
 
@@ -91,7 +92,7 @@ def svc(  # noqa: PLR0913, PLR0917 - one for each option
     probe: ProbeOption = False,
     watch: WatchOption = False,
     netns: Netns = "",
-    for_s: For = 30.0,
+    duration: For = "30s",
     count: Count = 100,
     kubeconfig: KubeconfigOption = "",
     context: ContextOption = "",
@@ -100,7 +101,7 @@ def svc(  # noqa: PLR0913, PLR0917 - one for each option
     """Tell where calls to a Service go, and which rules decide that."""
     from kpctl.trace_run import LiveOptions, ServiceQuestion, View, trace_service
 
-    options = LiveOptions(live, probe, watch, netns, for_s, count)
+    options = LiveOptions(live, probe, watch, netns, duration, count)
     question = ServiceQuestion(target, tuple(origins), namespace, protocol, everything)
     where = Where("", kubeconfig, context, node)
     view = View(output.value, explain, everything)
@@ -127,7 +128,7 @@ def packet(  # noqa: PLR0913, PLR0917 - one for each option
     probe: ProbeOption = False,
     watch: WatchOption = False,
     netns: Netns = "",
-    for_s: For = 30.0,
+    duration: For = "30s",
     count: Count = 100,
     kubeconfig: KubeconfigOption = "",
     context: ContextOption = "",
@@ -136,7 +137,7 @@ def packet(  # noqa: PLR0913, PLR0917 - one for each option
     """Tell where a packet of a new connection goes, and which rules decide that."""
     from kpctl.trace_run import LiveOptions, PacketQuestion, View, trace_many, trace_packet
 
-    options = LiveOptions(live, probe, watch, netns, for_s, count)
+    options = LiveOptions(live, probe, watch, netns, duration, count)
     where = Where("", kubeconfig, context, node)
     fields: dict[str, Any] = {"dst": dst, "port": port, "protocol": protocol, "mark": mark}
     fields |= {"src": src} if src else {}
@@ -153,6 +154,7 @@ def packet(  # noqa: PLR0913, PLR0917 - one for each option
 
 def _checked(run: Callable[[], int], options: LiveOptions) -> int:
     """Run; a question that cannot be understood is one line and USAGE."""
+    from diagnostics.live.errors import ReadError
     from diagnostics.trace.question import QuestionError
 
     try:
@@ -161,3 +163,5 @@ def _checked(run: Callable[[], int], options: LiveOptions) -> int:
     except QuestionError as error:
         typer.echo(f"error: {error}", err=True)
         return USAGE
+    except ReadError as error:
+        raise environment_error(str(error)) from error

@@ -69,10 +69,11 @@ class TraceMessage:
     Attributes:
         packet_id: the same in all messages of a packet while it passes; used again later.
         family: the table's, as nft writes it.
-        handle: of the rule; 0 in messages that are not of a rule.
+        handle: of the rule; 0 in messages that are not of a rule, and in that of kind RULE which
+            the kernel sends at the end of a chain without a verdict.
         verdict: in nft's words: ``accept``, ``jump services``, ``continue``; or the policy.
         headers: None when the kernel sent them before.
-        iif, oif: interface indexes, 0 for none.
+        iif, oif: interface indexes, 0 for none; sent with the headers only.
         mark: the packet mark.
     """
 

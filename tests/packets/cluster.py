@@ -140,6 +140,10 @@ class Cluster:
         changes = tuple(Change("delete", each) for each in objects)
         self._run.follow(Stage("delete", changes, (), ()))
 
+    def stop(self) -> None:
+        """Kill the proxy's process; its rules stay."""
+        self._run.stop()
+
     def restart(self, *objects: Manifest) -> None:
         """Kill the proxy's process, write objects, and start another; returns when it serves."""
         changes = tuple(Change("update", each) for each in objects)

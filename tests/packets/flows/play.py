@@ -2,7 +2,8 @@
 Plays a scenario: brings the proxy from stage to stage and sends every flow of each.
 
 A proxy needs a moment to follow a change, so a flow that fails is sent again until it holds or
-SETTLE_S have passed; what passes at once costs no time.
+SETTLE_S have passed; what passes at once costs no time. At the end of each stage the tracer is
+asked where the same packets go, and must answer what they did.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from tests.packets.flows.judge import Observation, attempts_for, describe, holds
 from tests.packets.flows.probes import Exchange, exchange
 from tests.packets.flows.scenario import Endpoint, Flow, Scenario, Stage
 from tests.packets.flows.site import Site
+from tests.packets.flows.traced import disagreements
 
 SETTLE_S = 3.0
 _EXCERPT_LINES = 30
@@ -48,19 +50,21 @@ class ProxyUnderTest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A flow that did not do what it must."""
+    """A flow that did not do what it must, or of which the tracer says what it did not do."""
 
     scenario: str
     stage: str
     flow: Flow
     seen: Observation
     rules: str
+    trace: str = ""
 
     def __str__(self) -> str:
         packet = f"{self.flow.source} -> {self.flow.target}/{self.flow.protocol}"
         return (
             f"{self.scenario} | {self.stage} | {self.flow.name} ({packet})"
-            f" | expected {describe(self.flow)} | observed {self.seen}\n{self.rules}"
+            f" | expected {describe(self.flow)} | observed {self.seen}"
+            f"{self.trace and f' | {self.trace}'}\n{self.rules}"
         )
 
 
@@ -71,7 +75,8 @@ def play(
     Play all stages.
 
     Returns:
-        The flows that failed, in order; empty if all is well.
+        The flows that failed, in order, and then those the tracer is wrong about; empty if all is
+        well.
 
     Raises:
         HarnessError: The test network does not work.
@@ -95,17 +100,17 @@ def report(failures: Sequence[Failure], proxy: ProxyUnderTest) -> str:
 def _check(scenario: Scenario, stage: Stage, site: Site, settle_s: float) -> list[Failure]:
     deadline = time.monotonic() + settle_s
     failing: Sequence[Flow] = stage.flows
+    seen: dict[Flow, Observation] = {}
     while True:
-        seen = _send(failing, site, scenario.endpoints)
-        wrong = [
-            (flow, what) for flow, what in zip(failing, seen, strict=True) if not holds(flow, what)
-        ]
-        if not wrong or time.monotonic() > deadline:
-            return [
-                Failure(scenario.name, stage.name, flow, what, _excerpt(site, flow))
-                for flow, what in wrong
-            ]
-        failing = [flow for flow, _ in wrong]
+        seen |= zip(failing, _send(failing, site, scenario.endpoints), strict=True)
+        failing = [flow for flow, what in seen.items() if not holds(flow, what)]
+        if not failing or time.monotonic() > deadline:
+            break
+    unlike = [(flow, seen[flow], "") for flow in failing] + disagreements(site, seen)
+    return [
+        Failure(scenario.name, stage.name, flow, what, _excerpt(site, flow), text)
+        for flow, what, text in unlike
+    ]
 
 
 def _send(flows: Sequence[Flow], site: Site, endpoints: frozenset[Endpoint]) -> list[Observation]:

@@ -1,0 +1,1 @@
+"""The virtual servers of a node with the names of who is behind them."""

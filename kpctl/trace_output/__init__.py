@@ -1,0 +1,1 @@
+"""What a trace looks like: a tree, a long explanation, pictures."""
