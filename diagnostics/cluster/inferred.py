@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from diagnostics.nftables.model import Table
 from diagnostics.snapshot.node import NodeSnapshot
@@ -31,8 +32,11 @@ _MARK = re.compile(r"--set-xmark (0x[0-9a-f]+)/")
 _NODE_PORT_ADDRESS = re.compile(r"-d (\S+) .*-j KUBE-NODEPORTS")
 _NFT_LOCAL = re.compile(
     r"(?:ip6? saddr != (?P<cidr>\S+) |iifname != \"?(?P<iface>[^\s\"]+)\"? )?"
-    r"meta mark set meta mark \| (?P<mark>0x[0-9a-f]+)"
+    r"meta mark set meta mark \|"
 )
+# Where marks are set for everybody, or taken off again: of 1.36 and ours, and of older releases.
+_MARKING = ("services", "masquerading", "mark-for-masquerade")
+_NFT_MARK = re.compile(r"meta mark set meta mark [|^] (0x[0-9a-f]+)")
 _EVERY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
@@ -70,22 +74,23 @@ def infer_config(node: NodeSnapshot, base: ProxyConfig) -> ProxyConfig:
 
 def _of_iptables(node: NodeSnapshot, family: IPFamily, clues: _Clues) -> None:
     rules = node.iptables(family)
-    table = None if isinstance(rules, Gap) else rules.tables.get("nat")
-    if table is None:
+    services = None if isinstance(rules, Gap) else rules.chain("nat", names.SERVICES)
+    if isinstance(rules, Gap) or services is None:
         return
-    for chain in table.chains.values():
-        if chain.name == names.SERVICES or chain.name.startswith(names.SERVICE):
-            for raw in chain.raw:
-                _local_traffic(_IPTABLES_LOCAL.fullmatch(raw), clues)
-        if chain.name == names.SERVICES:
-            for raw in chain.raw[-_MOST_ADDRESSES:]:
-                _node_ports(raw, clues)
-        elif chain.name == names.MARK_MASQ:
-            clues.marks.update(
-                int(found[1], 16) for raw in chain.raw if (found := _MARK.search(raw))
-            )
+    # A few Services are enough, and on a live node each chain costs a program's run.
+    targets = (raw.rpartition(" ")[2] for raw in services.raw)
+    some = islice((name for name in targets if name.startswith(names.SERVICE)), _MOST_CHAINS)
+    for chain in (services, *(rules.chain("nat", name) for name in some)):
+        for raw in chain.raw if chain else ():
+            _local_traffic(_IPTABLES_LOCAL.fullmatch(raw), clues)
+    for raw in services.raw[-_MOST_ADDRESSES:]:
+        _node_ports(raw, clues)
+    marking = rules.chain("nat", names.MARK_MASQ)
+    for raw in marking.raw if marking else ():
+        clues.marks.update(int(found, 16) for found in _MARK.findall(raw))
 
 
+_MOST_CHAINS = 8
 _MOST_ADDRESSES = 64
 
 
@@ -116,10 +121,10 @@ def _of_table(table: Table, clues: _Clues) -> None:
         found = _NFT_LOCAL.search(rule.text)
         if found is not None and "cluster-ips" in rule.text:
             _local_traffic(found, clues)
-    for chain in table.chains.values():
-        found = next(filter(None, (_NFT_LOCAL.search(rule.text) for rule in chain.rules)), None)
-        if found is not None:
-            clues.marks[int(found["mark"], 16)] += 1
+    for name in _MARKING:
+        chain = table.chains.get(name)
+        for rule in chain.rules if chain else ():
+            clues.marks.update(int(found, 16) for found in _NFT_MARK.findall(rule.text))
     listed = table.sets.get(NODEPORT_IPS)
     if any("service-nodeports" in rule.text and "fib daddr" in rule.text for rule in rules):
         clues.addresses.append(_EVERY_ADDRESS[table.family == "ip6"])
