@@ -16,7 +16,8 @@ from diagnostics.trace.question import QuestionError
 from proxy.model.addresses import IPFamily
 from proxy.plan.service_plan import FrontendKind
 
-_NAME = re.compile(r"(?:(?:svc|service|services)/)?(?:([a-z0-9.-]+)/)?([a-z0-9.-]+)(?::([\w.-]+))?")
+_LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"  # RFC 1123
+_NAME = re.compile(rf"(?:(?:svc|services?)/)?(?:({_LABEL})/)?({_LABEL})(?::({_LABEL}))?")
 _NODE_PORT = re.compile(r"(?:nodeport[/:]|:)?(\d{1,5})")
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\]:(\d{1,5})")
 _MOST_NEAR = 3

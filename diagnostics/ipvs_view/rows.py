@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from diagnostics.cluster.names import Names
-from diagnostics.ipvs_view.select import Selection
+from diagnostics.fate.selection import Selection
 from diagnostics.readers.ipvs import IpvsTable, RealServerEntry, VirtualServerEntry
 from diagnostics.readers.ipvs_connections import Connection
 from proxy.model.addresses import unpack_address

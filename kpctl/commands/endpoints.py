@@ -28,7 +28,7 @@ from kpctl.reading import (
 if TYPE_CHECKING:
     from diagnostics.cluster.plans import Cluster
     from diagnostics.endpoints.model import EndpointReport, PortReport
-    from diagnostics.ipvs_view.select import Selection
+    from diagnostics.fate.selection import Selection
     from diagnostics.snapshot.node import NodeSnapshot
     from kpctl.endpoints_view import View
 
@@ -76,11 +76,12 @@ def endpoints(
 
 
 def _selection(text: str, namespace: str) -> Selection:
-    from diagnostics.ipvs_view.select import SelectionError, read_selection
+    from diagnostics.fate.selection import read_selection
+    from diagnostics.trace.question import QuestionError
 
     try:
         selection = read_selection(text, namespace)
-    except SelectionError as error:
+    except QuestionError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(USAGE) from error
     if not selection.service:

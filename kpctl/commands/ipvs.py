@@ -28,8 +28,8 @@ from kpctl.reading import (
 
 if TYPE_CHECKING:
     from diagnostics.cluster.names import Names
+    from diagnostics.fate.selection import Selection
     from diagnostics.ipvs_view.recorded import Found
-    from diagnostics.ipvs_view.select import Selection
     from diagnostics.snapshot.parts import Gap
 
 _DEPRECATED = (
@@ -73,14 +73,15 @@ def ipvs(  # noqa: PLR0913, PLR0917 - one for each option
     output: Annotated[Output, typer.Option("-o", "--output", help="Format.")] = Output.TABLE,
 ) -> None:
     """Show virtual servers, counters and connections with the Services and Pods behind them."""
+    from diagnostics.fate.selection import read_selection
     from diagnostics.ipvs_view.live import has_ipvs
-    from diagnostics.ipvs_view.select import SelectionError, read_selection
+    from diagnostics.trace.question import QuestionError
 
     if stats + rate + connections > 1:
         raise _wrong("--stats, --rate and --connections exclude each other")
     try:
         selection = read_selection(what, namespace)
-    except SelectionError as error:
+    except QuestionError as error:
         raise _wrong(str(error)) from error
     statistics = "stats" if stats else "rate" if rate else ""
     where = Where(dump, kubeconfig, context, node)

@@ -162,7 +162,7 @@ def test_no_endpoint_at_all_is_said(dump: Path) -> None:
         ("ns1/svc2", "there is no Service ns1/svc2; did you mean ns1/svc1?"),
         ("svc/svc1", "there is no Service default/svc1; did you mean ns1/svc1?"),
         ("10.0.0.1:80", "expected a Service: svc/NAME or NAMESPACE/NAME"),
-        ("svc//", "neither a Service nor an address"),
+        ("svc//", "is no Service"),
     ],
 )
 def test_a_wrong_name_is_a_usage_error_in_one_line(dump: Path, name: str, said: str) -> None:

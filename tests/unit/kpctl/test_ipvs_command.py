@@ -152,7 +152,7 @@ def test_a_name_without_api_objects_is_undetermined(dump: Path) -> None:
     assert "Services" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--stats", "-c"], ["web"], ["--stats", "--rate"]])
+@pytest.mark.parametrize("arguments", [["--stats", "-c"], ["a/b/c"], ["--stats", "--rate"]])
 def test_a_wrong_command_line_is_refused(arguments: list[str]) -> None:
     assert run(*arguments).exit_code == 2
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diagnostics.ipvs_view.select import Selection, SelectionError, read_selection
+from diagnostics.fate.selection import Selection, read_selection
+from diagnostics.trace.question import QuestionError
 
 
 @pytest.mark.parametrize(
@@ -18,15 +19,17 @@ from diagnostics.ipvs_view.select import Selection, SelectionError, read_selecti
         ("10.96.0.1", "", Selection(address="10.96.0.1")),
         ("10.96.0.1:443", "", Selection(address="10.96.0.1", port=443)),
         ("[fd00::1]:80", "", Selection(address="fd00::1", port=80)),
+        ("30080", "", Selection(port=30080)),
+        ("web", "shop", Selection("shop/web")),
     ],
 )
 def test_services_and_places_are_told_apart(text: str, namespace: str, expected: Selection) -> None:
     assert read_selection(text, namespace) == expected
 
 
-@pytest.mark.parametrize("text", ["web", "svc/", "svc/A_B", "10.96.0.1:http", "a/b/c"])
+@pytest.mark.parametrize("text", ["svc/", "svc/A_B", "10.96.0.1:http", "a/b/c"])
 def test_anything_else_is_refused_with_what_was_expected(text: str) -> None:
-    with pytest.raises(SelectionError, match="expected svc/NAME"):
+    with pytest.raises(QuestionError, match="NAMESPACE/NAME"):
         read_selection(text)
 
 
