@@ -15,17 +15,19 @@ from diagnostics.cluster.plans import ObjectsMissing, load_cluster
 from diagnostics.drift.age import dated
 from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_apiserver
 from diagnostics.drift.model import DriftReport
+from diagnostics.drift.outsiders import Outsiders
 from diagnostics.drift.structure import structure
 from diagnostics.fate.compare import changes
 from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.frontends import Frontend
 from diagnostics.fate.judge import differences
-from diagnostics.fate.probes import Oracle
+from diagnostics.fate.probes import Call, Oracle
 from diagnostics.intended.compile import CannotCompile, compile_cluster
 from diagnostics.intended.node import IntendedNode
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
 from diagnostics.trace.question import Tracer
+from diagnostics.trace.report import Trace
 from proxy.config.types import IPVS, NFTABLES
 from proxy.model.addresses import IPFamily
 
@@ -94,7 +96,15 @@ def _family(
     unlisted = _unlisted(asked)
     before, after = Oracle(Tracer(intended)), Oracle(Tracer(node))
     wanted = ((n, call) for n, call in asked.each(told) if call.frontend not in unlisted)
-    found = list(differences(asked.family.value, changes(wanted, before, after)))
+    outsiders = Outsiders()
+
+    def see(service: str, call: Call, trace: Trace) -> None:
+        if call.frontend in asked.planned:
+            outsiders.see(service, call, trace)
+
+    family = asked.family.value
+    found = list(differences(family, changes(wanted, before, after, see)))
+    found += outsiders.differences(family)
     seen = {difference.service for difference in found}
     for difference in structure(node, intended, asked):
         # What packets notice says more than which rules it comes from.
@@ -102,10 +112,11 @@ def _family(
         listed = unlisted and difference.service.partition(":")[0] == KUBERNETES
         if not listed and not (explained and difference.service):
             found.append(difference)
-    return found, tuple(
+    lacking = (
         f"{frontend.text}: taken for {KUBERNETES}, which the list of Services lacks"
         for frontend in unlisted
     )
+    return found, (*lacking, *outsiders.notes())
 
 
 def _unlisted(asked: FamilyCalls) -> frozenset[Frontend]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from diagnostics.fate.probes import Call, Oracle, Outcome
@@ -20,7 +20,17 @@ class Change:
     after_trace: Trace
 
 
-def changes(calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle) -> Iterator[Change]:
+Observer = Callable[[str, Call, Trace], None]
+"""Is shown the service port of each call, the call, and what becomes of it afterwards."""
+
+
+def _nobody(service: str, call: Call, trace: Trace) -> None:
+    del service, call, trace
+
+
+def changes(
+    calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle, observer: Observer = _nobody
+) -> Iterator[Change]:
     """
     Yield the calls whose outcome differs; what cannot be known is no difference.
 
@@ -28,6 +38,7 @@ def changes(calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle) ->
     """
     for service, call in calls:
         trace = after.trace(call)
+        observer(service, call, trace)
         old, new = before.outcome(call), Outcome.of(trace)
         if UNKNOWN in (old.certainty, new.certainty) or not (old.known or new.known):
             continue

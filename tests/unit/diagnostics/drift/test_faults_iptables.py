@@ -68,6 +68,7 @@ FAULTS = [
     Fault("invalid packets are not dropped", without("-A KUBE-FORWARD .*INVALID"), "edited"),
     Fault("a rule that only counts", before(f"-A {SVC4} ", f"-A {SVC4} -s 203.0.113.200/32"), "edited", TWO_ENDPOINTS),
     Fault("IPVS was here", swapped(r"^(:KUBE-SERVICES - .*)$", "\\1\n:KUBE-LOAD-BALANCER - [0:0]\n-A KUBE-LOAD-BALANCER -j KUBE-MARK-MASQ"), "leftover"),
+    Fault("somebody translates first", before("-A PREROUTING .*KUBE-SERVICES", "-A PREROUTING -d 172.30.0.43/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 203.0.113.66:80"), "hijacked", CLUSTER),
 ]  # fmt: skip
 
 

@@ -65,6 +65,7 @@ FAULTS = [
     Fault("access filter edited", without("-A KUBE-IPVS-FILTER .*KUBE-EXTERNAL-IP-LOCAL"), "edited", "", RULES),
     Fault("somebody drops first", before("-A KUBE-IPVS-FILTER .*KUBE-CLUSTER-IP", "-A KUBE-IPVS-FILTER -d 172.30.0.43/32 -j DROP"), "policy", CLUSTER, RULES),
     Fault("iptables mode was here", swapped(r"(?s)(\*nat\n)(.*)(COMMIT)", "\\1:KUBE-SVC-4SW47YFZTEDKD3PK - [0:0]\n\\2-A KUBE-SVC-4SW47YFZTEDKD3PK -j KUBE-MARK-MASQ\n\\3"), "leftover", "", RULES),
+    Fault("somebody translates first", before("-A PREROUTING .*KUBE-SERVICES", "-A PREROUTING -d 172.30.0.43/32 -p tcp -m tcp --dport 80 -j DNAT --to-destination 203.0.113.66:80"), "hijacked", CLUSTER, RULES),
 ]  # fmt: skip
 
 

@@ -67,6 +67,7 @@ FAULTS = [
     Fault("somebody accepts first", swapped(r"(chain services \{)", "\\1\n\t\tip daddr 172.30.0.43 accept", 1), "missing", CLUSTER),
     Fault("somebody drops first", swapped(r"(chain services \{)", "\\1\n\t\tip daddr 172.30.0.43 drop", 1), "policy", CLUSTER),
     Fault("somebody's rule that packets of Services do not meet", swapped(r"(chain filter-forward \{\n.*\n)", "\\1\t\tip saddr 203.0.113.200 drop\n", 1), "edited"),
+    Fault("somebody translates first", lambda text: text + "\ntable ip other {\n\tchain early {\n\t\ttype nat hook prerouting priority -200; policy accept;\n\t\tip daddr 172.30.0.43 dnat to 203.0.113.66\n\t}\n}\n", "hijacked", CLUSTER),
 ]  # fmt: skip
 LEFTOVER = """*nat
 :PREROUTING ACCEPT [0:0]
