@@ -24,12 +24,10 @@ from diagnostics.fate.judge import differences
 from diagnostics.fate.probes import Call, Oracle
 from diagnostics.intended.compile import CannotCompile, compile_cluster
 from diagnostics.intended.node import IntendedNode
+from diagnostics.intended.readable import readable_families
 from diagnostics.snapshot.node import NodeSnapshot
-from diagnostics.snapshot.parts import Gap
 from diagnostics.trace.question import Tracer
 from diagnostics.trace.report import Trace
-from proxy.config.types import IPVS, NFTABLES
-from proxy.model.addresses import IPFamily
 
 Progress = Callable[[int, int], None]
 """Told how many service ports of how many are done."""
@@ -44,7 +42,7 @@ def find_drift(node: NodeSnapshot, progress: Progress = lambda done, total: None
         why = "the API objects are not known"
         return DriftReport(node.name, mode, gaps=error.gaps, undetermined=why)
     mode = cluster.config.mode
-    families, gaps = _readable(node, mode)
+    families, gaps = readable_families(node, mode)
     if not families:
         why = f"the rules of mode {mode} could not be read"
         return DriftReport(node.name, mode, gaps=gaps, undetermined=why)
@@ -70,24 +68,6 @@ def find_drift(node: NodeSnapshot, progress: Progress = lambda done, total: None
             notes=report.notes + notes,
         )
     return report
-
-
-def _readable(node: NodeSnapshot, mode: str) -> tuple[tuple[IPFamily, ...], tuple[Gap, ...]]:
-    """Return the families whose rules of a mode are known, and why others are not."""
-    if mode == NFTABLES:
-        tables = node.nft()
-        return ((), (tables,)) if isinstance(tables, Gap) else (tuple(IPFamily), ())
-    servers = node.ipvs() if mode == IPVS else None
-    if isinstance(servers, Gap):
-        return (), (servers,)
-    families, gaps = [], []
-    for family in IPFamily:
-        rules = node.iptables(family)
-        if isinstance(rules, Gap):
-            gaps.append(rules)
-        else:
-            families.append(family)
-    return tuple(families), tuple(gaps)
 
 
 def _family(

@@ -17,12 +17,12 @@ from diagnostics.fate.frontends import frontends_of
 from diagnostics.fate.probes import Call, Oracle, Outcome, calls
 from diagnostics.intended.compile import CannotCompile, compile_cluster
 from diagnostics.intended.node import IntendedNode
+from diagnostics.intended.readable import readable_families
 from diagnostics.readers.objects import ClusterObjects
 from diagnostics.snapshot.node import NodeSnapshot
-from diagnostics.snapshot.parts import Gap
 from diagnostics.trace.question import Tracer
 from diagnostics.trace.report import UNKNOWN
-from proxy.config.types import IPVS, NFTABLES
+from proxy.config.types import IPVS
 from proxy.model.addresses import IPFamily
 from proxy.model.endpoints import service_of
 from proxy.model.objects import EndpointSlice, Service
@@ -89,7 +89,8 @@ class KernelReport:
 
 def compare_kernel(node: NodeSnapshot, cluster: Cluster, name: ServiceName) -> KernelReport:
     """Return how a node's kernel serves a Service, compared with the plan."""
-    known, gaps = readable_families(node, cluster.config.mode)
+    readable, gaps = readable_families(node, cluster.config.mode)
+    known = frozenset(readable)
     planned = [f for f in IPFamily if cluster.planners[f].plans_of(name)]
     families = [family for family in planned if family in known]
     lost = frozenset(planned) - known
@@ -109,19 +110,6 @@ def compare_kernel(node: NodeSnapshot, cluster: Cluster, name: ServiceName) -> K
     unreached = Kernel.NOT_ASKED if cluster.config.mode == IPVS else Kernel.UNKNOWN
     unknown = lost | tally.unknown
     return KernelReport(tally.by_target(), tuple(tally.differences), unknown, said, unreached)
-
-
-def readable_families(node: NodeSnapshot, mode: str) -> tuple[frozenset[IPFamily], tuple[Gap, ...]]:
-    """Return the families whose rules of a mode are known, and why others are not."""
-    shared = {NFTABLES: node.nft, IPVS: node.ipvs}.get(mode)
-    found = shared() if shared else None
-    if isinstance(found, Gap):
-        return frozenset(), (found,)
-    if mode == NFTABLES:
-        return frozenset(IPFamily), ()
-    rules = {family: node.iptables(family) for family in IPFamily}
-    gaps = {family: one for family, one in rules.items() if isinstance(one, Gap)}
-    return frozenset(rules) - gaps.keys(), tuple(gaps.values())
 
 
 def _objects_of(cluster: Cluster, name: ServiceName) -> ClusterObjects:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from diagnostics.cluster.plans import Cluster, load_cluster
-from diagnostics.endpoints.kernel import Kernel, KernelReport, compare_kernel, readable_families
+from diagnostics.endpoints.kernel import Kernel, KernelReport, compare_kernel
 from diagnostics.intended.compile import compile_cluster
 from diagnostics.intended.node import IntendedNode
+from diagnostics.intended.readable import readable_families
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Part
 from proxy.model.addresses import IPFamily
@@ -110,7 +111,7 @@ def test_without_the_rules_of_the_mode_nothing_is_said_to_agree(mode: str) -> No
 def test_one_family_may_be_known_without_the_other() -> None:
     node = NodeSnapshot(Parts({Part.IPTABLES: "*nat\nCOMMIT\n"}), HERE)
     known, gaps = readable_families(node, "iptables")
-    assert known == {IPFamily.IPV4}
+    assert known == (IPFamily.IPV4,)
     assert len(gaps) == 1
 
 
