@@ -7,23 +7,16 @@ a dump cannot be read.
 
 from __future__ import annotations
 
-import enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kpctl.exit_codes import FINDINGS, OK, UNDETERMINED
+from kpctl.outputs import Output, OutputOption, print_json
 from kpctl.reading import Where, read_node
 
 if TYPE_CHECKING:
     from diagnostics.diff.find import DiffReport
-
-
-class Output(enum.StrEnum):
-    """Output formats."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 def diff(
@@ -32,7 +25,7 @@ def diff(
     node: Annotated[
         str, typer.Option("--node", metavar="NAME", help="Which node, where there are several.")
     ] = "",
-    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TEXT,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Tell which calls end differently; order, counters and names of chains do not matter."""
     from diagnostics.diff.find import find_diff
@@ -40,7 +33,7 @@ def diff(
     sides = [read_node(Where("" if path == "-" else path, node=node)) for path in (before, after)]
     report = find_diff(*sides)
     if output is Output.JSON:
-        typer.echo(_json(report))
+        _print_json(report)
     else:
         from rich.console import Console
 
@@ -54,9 +47,7 @@ def diff(
     raise typer.Exit(FINDINGS if report.differences else OK)
 
 
-def _json(report: DiffReport) -> str:
-    import msgspec
-
+def _print_json(report: DiffReport) -> None:
     from diagnostics.fate.answer import API_VERSION, difference_object
 
     value = {
@@ -67,4 +58,4 @@ def _json(report: DiffReport) -> str:
         "differences": [difference_object(one) for one in report.differences],
         "gaps": [str(gap) for gap in report.gaps],
     }
-    return msgspec.json.encode(value).decode()
+    print_json(value)

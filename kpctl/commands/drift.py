@@ -7,7 +7,6 @@ API cannot be read.
 
 from __future__ import annotations
 
-import enum
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kpctl.exit_codes import FINDINGS, OK, UNDETERMINED
+from kpctl.outputs import Output, OutputOption, print_json
 from kpctl.reading import (
     ContextOption,
     DumpOption,
@@ -30,13 +30,6 @@ from kpctl.reading import (
 if TYPE_CHECKING:
     from diagnostics.drift.find import Progress
     from diagnostics.drift.model import DriftReport
-
-
-class Output(enum.StrEnum):
-    """Output formats."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 _SLOW_S = 1.0
@@ -54,7 +47,7 @@ def drift(  # noqa: PLR0913, PLR0917 - one for each option
     kubeconfig: KubeconfigOption = "",
     context: ContextOption = "",
     node: NodeOption = "",
-    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TEXT,
+    output: OutputOption = Output.TEXT,
     watch_s: Annotated[
         float, typer.Option("--watch", metavar="SECONDS", help="Look again so often.", min=0)
     ] = 0,
@@ -127,11 +120,9 @@ def _narrowed(report: DriftReport, wanted: str) -> DriftReport:
 
 def _print(reports: Sequence[DriftReport], output: Output) -> None:
     if output is Output.JSON:
-        import msgspec
-
         from diagnostics.drift.answer import answer
 
-        typer.echo(msgspec.json.encode(answer(reports)).decode())
+        print_json(answer(reports))
     else:
         from rich.console import Console
 

@@ -7,7 +7,6 @@ cannot be read.
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kpctl.exit_codes import FINDINGS, OK, UNDETERMINED, USAGE
+from kpctl.outputs import Output, OutputOption, print_json
 from kpctl.reading import (
     ContextOption,
     DumpOption,
@@ -30,13 +30,6 @@ if TYPE_CHECKING:
     from diagnostics.readers.objects import ClusterObjects
     from diagnostics.snapshot.node import NodeSnapshot
     from diagnostics.whatif.find import WhatIfReport
-
-
-class Output(enum.StrEnum):
-    """Output formats."""
-
-    TEXT = "text"
-    JSON = "json"
 
 
 _Files = Annotated[
@@ -75,7 +68,7 @@ def whatif(  # noqa: PLR0913, PLR0917 - one for each option
     kubeconfig: KubeconfigOption = "",
     context: ContextOption = "",
     node: NodeOption = "",
-    output: Annotated[Output, typer.Option("-o", "--output")] = Output.TEXT,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Tell whose calls would end differently; nothing is changed anywhere."""
     changes = _Changes(_name(service, namespace), files, settings, delete, addresses, nodes)
@@ -157,8 +150,6 @@ def _read(path: Path) -> bytes:
 
 def _print(report: WhatIfReport, output: Output) -> None:
     if output is Output.JSON:
-        import msgspec
-
         from diagnostics.fate.answer import API_VERSION, difference_object
 
         value = {
@@ -170,7 +161,7 @@ def _print(report: WhatIfReport, output: Output) -> None:
             "differences": [difference_object(one) for one in report.differences],
             "gaps": [str(gap) for gap in report.gaps],
         }
-        typer.echo(msgspec.json.encode(value).decode())
+        print_json(value)
     else:
         from rich.console import Console
 
