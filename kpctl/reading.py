@@ -57,15 +57,13 @@ def read_node(
     are needed at all; a snapshot has what it has. With *selective*, chains, sets and maps of the
     live node are read when they are asked for; reading them may then raise ReadError.
     """
-    import platform
-
     from diagnostics.snapshot.archive import SnapshotError
     from diagnostics.snapshot.live import live_snapshot
     from diagnostics.snapshot.open import open_snapshot
     from proxy.config.node import node_name
 
     if not where.dump:
-        name = node_name(where.node, platform.node())
+        name = node_name(where.node or os.environ.get("NODE_NAME", ""), "")
         objects, why = api_of(where.kubeconfig, where.context, narrow)
         if selective:
             from diagnostics.live.snapshot import selective_snapshot
@@ -81,11 +79,19 @@ def read_node(
 def api_of(
     kubeconfig: str, context: str = "", narrow: Narrow | None = None
 ) -> tuple[ReadObjects | None, str]:
-    """Return how to ask the API for lists, or None and why it cannot be asked."""
+    """
+    Return how to ask the API for lists, or None and why it cannot be asked.
+
+    A directory of manifests in KPCTL_MANIFESTS stands for the API, unless a kubeconfig was named.
+    """
     from kpctl.cluster_lists import ClusterLists, kubeconfig_path
+    from kpctl.manifest_lists import ENVIRONMENT_VARIABLE, ManifestLists
     from proxy.sources.credentials import ApiLocation
     from proxy.sources.source import SourceError
 
+    manifests = os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if manifests and not kubeconfig:
+        return ManifestLists(Path(manifests)), ""
     path = kubeconfig_path(kubeconfig)
     if not path and "KUBERNETES_SERVICE_HOST" not in os.environ:
         return None, "there is no kubeconfig and this is no pod: use --kubeconfig"

@@ -18,7 +18,7 @@ from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
 from proxy.backends.iptables import names
 from proxy.backends.ipvs.names import DEVICE
-from proxy.backends.nftables.layout import NODEPORT_IPS, TABLE
+from proxy.backends.nftables.layout import CLUSTER_IPS_CHECK, NODEPORT_IPS, TABLE
 from proxy.config import types
 from proxy.config.types import ProxyConfig
 from proxy.model.addresses import IPFamily
@@ -37,6 +37,8 @@ _NFT_LOCAL = re.compile(
 # Where marks are set for everybody, or taken off again: of 1.36 and ours, and of older releases.
 _MARKING = ("services", "masquerading", "mark-for-masquerade")
 _NFT_MARK = re.compile(r"meta mark set meta mark [|^] (0x[0-9a-f]+)")
+_TO_CLUSTER_IPS = "cluster-ip-"
+_UNUSED = re.compile(r"ip6? daddr (?:\{ ([^}]*) \}|(\S+)) drop")
 _EVERY_ADDRESS = ("0.0.0.0/0", "::/0")
 
 
@@ -118,12 +120,15 @@ def _of_table(table: Table, clues: _Clues) -> None:
     services = table.chains.get("services")
     rules = services.rules if services else ()
     for rule in rules:
-        found = _NFT_LOCAL.search(rule.text)
-        if found is not None and "cluster-ips" in rule.text:
-            _local_traffic(found, clues)
+        if "cluster-ips" in rule.text:  # kube-proxy tells all cluster IPs at once
+            _local_traffic(_NFT_LOCAL.search(rule.text), clues)
+    for name, chain in table.chains.items():
+        if name.startswith(_TO_CLUSTER_IPS):  # our layout tells them apart by their endpoints
+            for rule in chain.rules:
+                _local_traffic(_NFT_LOCAL.search(rule.text), clues)
     for name in _MARKING:
-        chain = table.chains.get(name)
-        for rule in chain.rules if chain else ():
+        marking = table.chains.get(name)
+        for rule in marking.rules if marking else ():
             clues.marks.update(int(found, 16) for found in _NFT_MARK.findall(rule.text))
     listed = table.sets.get(NODEPORT_IPS)
     if any("service-nodeports" in rule.text and "fib daddr" in rule.text for rule in rules):
@@ -131,6 +136,21 @@ def _of_table(table: Table, clues: _Clues) -> None:
     elif listed is not None:
         bits = 128 if table.family == "ip6" else 32
         clues.addresses += [f"{element.key}/{bits}" for element in listed.elements]
+
+
+def infer_service_cidrs(node: NodeSnapshot) -> tuple[str, ...]:
+    """Return the networks whose unused addresses the nftables mode drops; () where none does."""
+    tables = node.nft()
+    found: list[str] = []
+    if isinstance(tables, Gap):
+        return ()
+    for family in ("ip", "ip6"):
+        table = tables.tables.get((family, TABLE))
+        chain = table.chains.get(CLUSTER_IPS_CHECK) if table else None
+        for rule in chain.rules if chain else ():
+            if match := _UNUSED.match(rule.text):
+                found += (match[1] or match[2]).split(", ")
+    return tuple(found)
 
 
 def _served_addresses(node: NodeSnapshot) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from diagnostics.cluster.inferred import infer_config
+from diagnostics.cluster.inferred import infer_config, infer_service_cidrs
 from diagnostics.readers.addresses import Links
 from diagnostics.readers.objects import ClusterObjects
 from diagnostics.snapshot.node import NodeSnapshot
@@ -82,7 +82,10 @@ def load_cluster(snapshot: NodeSnapshot, objects: ClusterObjects | None = None) 
     links = snapshot.links()
     if isinstance(links, Gap):
         gaps += (links,)
-    view = NodeView(snapshot.name, store.node, _addresses(links), store.service_cidrs)
+    cidrs = store.service_cidrs
+    if objects.service_cidrs is None:
+        cidrs = infer_service_cidrs(snapshot)
+    view = NodeView(snapshot.name, store.node, _addresses(links), cidrs)
     planners = {family: _planner(store, config, view, family) for family in IPFamily}
     return Cluster(config, objects, store, view, planners, gaps)
 

@@ -99,8 +99,8 @@ def _against(table: Table, wanted: Table, family: IPFamily) -> Iterator[Differen
     """Compare chains of our own layout; which ``lb-N`` there are depends on the past."""
     for name, chain in wanted.chains.items():
         found = table.chains.get(name)
-        texts = [rule.text for rule in chain.rules]
-        have = [rule.text for rule in found.rules] if found else []
+        texts = [_plain(rule.text) for rule in chain.rules]
+        have = [_plain(rule.text) for rule in found.rules] if found else []
         missing = [text for text in texts if text not in have]
         extra = [text for text in have if text not in texts]
         if found is not None and not missing and not extra and len(have) == len(texts):
@@ -118,6 +118,23 @@ def _against(table: Table, wanted: Table, family: IPFamily) -> Iterator[Differen
     for name, one in wanted.sets.items():
         if one.kind != "map":  # where endpoints stand in their maps depends on the past
             yield from _elements(table.sets.get(name), one, table, family)
+
+
+# nft leaves out a match on the protocol that something later in the rule implies.
+_IMPLIED = re.compile(r"^meta l4proto (?:\{ [^}]* \}|tcp|udp|sctp) (?!\.)")
+_HEX = re.compile(r"\b0x[0-9a-f]+\b")
+_TIMEOUT = re.compile(r"\btimeout ((?:\d+[dhms])+)")
+_SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+
+
+def _plain(text: str) -> str:
+    """Return a rule in a form that is the same as written and as listed by nft."""
+    text = _HEX.sub(lambda found: str(int(found[0], 16)), _IMPLIED.sub("", text))
+    return _TIMEOUT.sub(lambda found: f"timeout {_seconds(found[1])}s", text)
+
+
+def _seconds(text: str) -> int:
+    return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"(\d+)([dhms])", text))
 
 
 def _elements(

@@ -124,7 +124,9 @@ def differences(family: str, changes: Iterable[Change]) -> Iterator[Difference]:
         )
 
 
-_DECIDING = re.compile(r"\b(?:DNAT|REDIRECT|DROP|REJECT|dnat|redirect|drop|reject)\b")
+_DECIDING = re.compile(
+    r"\b(?:DNAT --|REDIRECT|DROP|REJECT|dnat (?:ip6? )?to|redirect|drop|reject)\b"
+)
 
 
 def deciding_step(steps: Iterable[Step]) -> Step | None:

@@ -24,6 +24,7 @@ from diagnostics.snapshot.mode import ModeGuess, guess_mode
 from diagnostics.snapshot.parts import OBJECT_PARTS, Gap, Part, gap
 from diagnostics.snapshot.source import Content, PartSource
 from proxy.model.addresses import IPFamily
+from proxy.model.node import read_node
 
 if TYPE_CHECKING:
     from diagnostics.iptables.model import Ruleset
@@ -253,11 +254,30 @@ class NodeSnapshot:
         config = self.config()
         if not isinstance(config, Gap) and config.hostname_override:
             return config.hostname_override
+        if name := self._named_by_address():
+            return name
         host = self.text(Part.HOSTNAME)
         if not isinstance(host, Gap) and host.strip():
             return host.strip()
         names = {node.metadata.name for node in self.objects().nodes or ()}
         return next(iter(names)) if len(names) == 1 else ""
+
+    def _named_by_address(self) -> str:
+        """Return the Node that has one of the addresses; hosts are often named otherwise."""
+        links = self.links()
+        if isinstance(links, Gap):
+            return ""
+        own = {str(entry.address) for _, entry in links.addresses()}
+        found = {
+            node.metadata.name
+            for node in self.objects().nodes or ()
+            if own.intersection(read_node(node).addresses)
+        }
+        return next(iter(found)) if len(found) == 1 else ""
+
+    def named(self, name: str) -> NodeSnapshot:
+        """Return the same node under a name that somebody told."""
+        return NodeSnapshot(self._source, name, self._notes)
 
     def mode(self) -> ModeGuess:
         """Return which mode the node's proxy is in."""

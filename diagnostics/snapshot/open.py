@@ -39,7 +39,7 @@ class Snapshot:
         if not name:
             raise SnapshotError(f"{self.path}: has several nodes ({names}); say which: --node NAME")
         if len(self.nodes) == 1 and not self.nodes[0].name:
-            return self.nodes[0]  # nothing in it contradicts the name
+            return self.nodes[0].named(name)  # nothing in it contradicts the name
         raise SnapshotError(f"{self.path}: has no node {name!r}; it has {names}")
 
 

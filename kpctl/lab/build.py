@@ -259,6 +259,9 @@ def environment(record: LabRecord) -> dict[str, str]:
         "PATH": os.pathsep.join(path),
         "KPCTL_LAB": record.name,
         "KPCTL_LAB_DIR": str(record.directory),
+        # What stands for an API server, and which node this is: see kpctl.reading.
+        "KPCTL_MANIFESTS": str(record.directory / "manifests"),
+        "NODE_NAME": topology.NODE,
     }
 
 
