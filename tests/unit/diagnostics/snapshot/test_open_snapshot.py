@@ -235,7 +235,7 @@ def test_mutated_dumps_never_raise(mode, tmp_path):
 
 def test_a_node_without_a_name_takes_any(tmp_path):
     (tmp_path / "sysctl.txt").write_text("net.ipv4.ip_forward = 1\n")
-    assert open_snapshot(tmp_path).node("somebody").name == ""
+    assert open_snapshot(tmp_path).node("somebody").name == "somebody"
 
 
 def test_the_manifest_tells_the_node(tmp_path):
