@@ -23,7 +23,11 @@ from tests.support.drift_faults import (
 NODE = DATA / "snapshots" / "iptables"
 ONE, LOCAL, CLUSTER = "ns1/svc1:p80", "ns2/svc2:p80", "ns3/svc3:p80"
 TWO_ENDPOINTS, RANGES, EMPTY = "ns4/svc4:p80", "ns5/svc5:p80", "ns6/svc6:p80"
-SVC4, SEP4, EXT4 = "KUBE-SVC-4SW47YFZTEDKD3PK", "KUBE-SEP-UKSFD7AGPMPPLUHC", "KUBE-EXT-4SW47YFZTEDKD3PK"
+SVC4, SEP4, EXT4 = (
+    "KUBE-SVC-4SW47YFZTEDKD3PK",
+    "KUBE-SEP-UKSFD7AGPMPPLUHC",
+    "KUBE-EXT-4SW47YFZTEDKD3PK",
+)
 SVC1 = "KUBE-SVC-XPGD46QRK7WJZT7O"
 FAULTS = [
     Fault("cluster IP rule deleted", without(r"-A KUBE-SERVICES .*svc1:p80 cluster IP"), "missing", ONE),
