@@ -76,6 +76,17 @@ def read_node(
         raise environment_error(str(error)) from error
 
 
+def read_nodes(dump: str) -> tuple[NodeSnapshot, ...]:
+    """Return all nodes of a snapshot; ends the command with ENVIRONMENT if it cannot be read."""
+    from diagnostics.snapshot.archive import SnapshotError
+    from diagnostics.snapshot.open import open_snapshot
+
+    try:
+        return open_snapshot(Path(dump)).nodes
+    except SnapshotError as error:
+        raise environment_error(str(error)) from error
+
+
 def api_of(
     kubeconfig: str, context: str = "", narrow: Narrow | None = None
 ) -> tuple[ReadObjects | None, str]:

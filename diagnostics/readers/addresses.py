@@ -181,8 +181,9 @@ def _read_text(text: str) -> Links:
         if title := _TITLE.match(stripped):
             mtu = re.search(r"\bmtu (\d+)", title[4])
             flags = frozenset(title[3].split(","))
-            current = _Draft(title[2], int(title[1]), flags, int(mtu[1]) if mtu else 0)
-            drafts[current.name] = current
+            # A dump of each family, one after the other, has every interface twice.
+            new = _Draft(title[2], int(title[1]), flags, int(mtu[1]) if mtu else 0)
+            current = drafts.setdefault(new.name, new)
         elif match := _ADDRESS.match(stripped):
             address = _text_address(match)
             if current is None or address is None:

@@ -15,6 +15,7 @@ import io
 import lzma
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -42,6 +43,13 @@ _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     gzip.BadGzipFile,
+    # What tarfile and zipfile let through from fields that make no sense.
+    ValueError,
+    OverflowError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    struct.error,
 )
 # What no dump has and archives are full of.
 _NEVER = (".log.gz", ".pcap", ".pcapng", ".so", ".bin", ".pprof", ".png", ".html")
@@ -148,13 +156,14 @@ class _Checks:
         self._kept = 0
         self.kept: dict[str, bytes] = {}
         self.links = 0
+        self.unnamed = 0
 
     def refuse(self, name: str, why: str) -> SnapshotError:
         shown = name if len(name) <= 80 else f"{name[:80]}…"
         return SnapshotError(f"{self._path}: refused, {shown!r} {why}; nothing of it was read")
 
     def name(self, name: str) -> str:
-        """Return a member's name in one form."""
+        """Return a member's name in one form, "" for one that is not read for its name."""
         if name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
             raise self.refuse(name, "has an absolute path")
         parts = name.replace("\\", "/").split("/")
@@ -162,10 +171,15 @@ class _Checks:
             raise self.refuse(name, "leads out of the archive")
         if "\0" in name:
             raise self.refuse(name, "has a NUL in its name")
+        if not name.isprintable():
+            self.unnamed += 1  # such as bytes that are no UTF-8; no dump is called like that
+            return ""
         return "/".join(part for part in parts if part not in ("", "."))
 
     def count(self, name: str, size: int) -> None:
         """Count one member of a declared size."""
+        if size < 0:
+            raise self.refuse(name, f"has a size of {size} bytes")
         self._files += 1
         self._bytes += size
         if self._files > self._limits.files:
@@ -189,15 +203,28 @@ class _Checks:
 
     def keep(self, name: str, stream: IO[bytes]) -> None:
         """Read a file into memory."""
+        if name in self.kept:
+            raise self.refuse(name, "is there twice")
         data = _read(stream, name, self._path, self._limits.file_bytes)
         self._kept += len(data)
         if self._kept > self._limits.kept_bytes:
-            raise self.refuse(name, f"makes it more than {self._limits.kept_bytes} bytes of dumps")
+            most = self._limits.kept_bytes
+            raise self.refuse(
+                name,
+                f"makes it more than {most} bytes of dumps (unpacked, a directory may have more)",
+            )
         self.kept[name] = data
 
     def files(self) -> Files:
-        notes = (f"{self.links} links in the archive were not followed",) if self.links else ()
+        notes = self.notes("links in the archive were not followed")
         return Files(tuple(self.kept), self.kept.__getitem__, notes)
+
+    def notes(self, of_links: str) -> tuple[str, ...]:
+        """Return what was passed over."""
+        found = [f"{self.links} {of_links}"] if self.links else []
+        if self.unnamed:
+            found.append(f"{self.unnamed} files were not read: their names are no text")
+        return tuple(found)
 
 
 def is_candidate(name: str, size: int) -> bool:
@@ -231,7 +258,7 @@ def _tar(path: Path, stream: IO[bytes], limits: Limits) -> Files:
         for member in archive:
             name = checks.name(member.name)
             checks.count(name, member.size)
-            if member.isdir():
+            if member.isdir() or not name:
                 continue
             if member.issym() or member.islnk():
                 checks.link(name, member.linkname, member.islnk())
@@ -252,7 +279,7 @@ def _zip(path: Path, stream: IO[bytes], limits: Limits) -> Files:
             name = checks.name(member.filename)
             checks.count(name, member.file_size)
             mode = member.external_attr >> 16
-            if member.is_dir():
+            if member.is_dir() or not name:
                 continue
             if stat.S_ISLNK(mode):
                 checks.link(name, archive.read(member)[:4096].decode("utf-8", "replace"), False)
@@ -276,6 +303,9 @@ def _directory(path: Path, limits: Limits) -> Files:
     names = []
     for name, size in _walk(root, checks):
         checks.count(name, 0)
+        if not name.isprintable():
+            checks.unnamed += 1
+            continue
         if is_candidate(name, size):
             names.append(name)
 
@@ -287,7 +317,7 @@ def _directory(path: Path, limits: Limits) -> Files:
             reason = error.strerror or error
             raise SnapshotError(f"{path / name}: cannot be read: {reason}") from error
 
-    notes = (f"{checks.links} links that lead outside were not followed",) if checks.links else ()
+    notes = checks.notes("links that lead outside were not followed")
     return Files(tuple(sorted(names)), read, notes)
 
 
@@ -307,12 +337,18 @@ def _walk(root: Path, checks: _Checks) -> Iterator[tuple[str, int]]:
                 yield path.relative_to(root).as_posix(), found.st_size
 
 
-def gunzip(data: bytes, name: str, most: int = _MOST_FILE_BYTES) -> bytes:
-    """Return *data* unpacked if it is gzip, else as it is; raises SnapshotError as open_files."""
+def gunzip(data: bytes, name: str, where: str = "", most: int = _MOST_FILE_BYTES) -> bytes:
+    """
+    Return *data* unpacked if it is gzip, else as it is.
+
+    Raises:
+        SnapshotError: It is damaged, or more than *most* bytes; names *name* within *where*.
+    """
     if not data.startswith(_GZIP_MAGIC):
         return data
     try:
         with gzip.open(io.BytesIO(data)) as stream:
-            return _read(stream, name, Path(name), most)
+            return _read(stream, name, Path(where or name), most)
     except _BROKEN as error:
-        raise SnapshotError(f"{name}: truncated or damaged ({error})") from error
+        place = f"{where}: {name}" if where else name
+        raise SnapshotError(f"{place}: truncated or damaged ({error})") from error

@@ -22,6 +22,12 @@ _ROUTES = re.compile(
     r"(?:via \S+ )?dev \S+",
     re.MULTILINE,
 )
+# Neighbours begin like routes; links are addresses without addresses.
+_NEIGHBOURS = re.compile(
+    r"^\S+ dev \S+ .*(?:REACHABLE|STALE|DELAY|PROBE|FAILED|NOARP|PERMANENT|INCOMPLETE)\s*$",
+    re.MULTILINE,
+)
+_LINK_ADDRESS = re.compile(r"^\s+inet6? ", re.MULTILINE)
 _RULES = re.compile(r"^\d+:\s+(?:not )?from \S+ .*lookup", re.MULTILINE)
 _SYSCTL = re.compile(r"^(?:net|kernel|fs|vm)\.[\w./-]+ = ", re.MULTILINE)
 _KIND = re.compile(r"""["']?kind["']?\s*:\s*["']?\w+""")
@@ -54,7 +60,7 @@ def detect(text: str) -> Part | None:
     if _TABLE.search(head) or (_CHAIN.search(head) and "\n-A " in head):
         return Part.IP6TABLES if _IPV6.search(head) else Part.IPTABLES
     for part, pattern in _TEXTS:
-        if pattern.search(head):
+        if pattern.search(head) and not _is_akin(part, head):
             return _of_family(part, head)
     if _KIND.search(head) or _KIND.search(text[-_HEAD_CHARS:]):
         return Part.CONFIG if _CONFIG.search(head) else Part.OBJECTS
@@ -66,8 +72,20 @@ def _detect_json(head: str, text: str) -> Part | None:
         return Part.CONFIG
     for part, word in _JSON_ROWS:
         if word in head[:4096] and not _KIND.search(head[:4096]):
-            return _of_family(part, head)
+            return None if _is_akin(part, head) else _of_family(part, head)
     return Part.OBJECTS if _KIND.search(head) or _KIND.search(text[-4096:]) else None
+
+
+def _is_akin(part: Part, head: str) -> bool:
+    """Return whether a text only looks like *part*: ``ip link`` and ``ip neigh``."""
+    is_json = head.lstrip().startswith("[")
+    if part is Part.ADDRESSES:
+        return '"addr_info"' not in head if is_json else not _LINK_ADDRESS.search(head)
+    if part is Part.ROUTES:
+        return (
+            '"lladdr"' in head or '"state"' in head if is_json else bool(_NEIGHBOURS.search(head))
+        )
+    return False
 
 
 def _of_family(part: Part, head: str) -> Part:

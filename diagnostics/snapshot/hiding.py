@@ -84,6 +84,15 @@ class Names:
 
         return _CHAIN.sub(replaced, _COMMENT.sub(replaced, text))
 
+    def told(self, text: str) -> str:
+        """Return a message with the names of Nodes and Pods that were met replaced."""
+        given = [
+            (name, new) for (prefix, name), new in self._given.items() if prefix in ("node", "pod")
+        ]
+        for name, new in sorted(given, key=lambda one: -len(one[0])):
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", new, text)
+        return text
+
     def objects(self, values: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return objects, as ``strip_objects`` leaves them, with all their names replaced."""
         return [self._object(value) for value in values]

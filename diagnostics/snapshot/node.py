@@ -182,6 +182,11 @@ class NodeSnapshot:
         """Return the kernel settings."""
         return self._parsed("sysctls", Part.SYSCTL, read_sysctl)
 
+    def setting(self, name: str) -> int | None:
+        """Return one kernel setting, None when it is not known or no number."""
+        found = self.sysctls()
+        return None if isinstance(found, Gap) else found.number(name)
+
     def recent(self) -> RecentLists | Gap:
         """Return what ``-m recent`` remembers."""
         return self._parsed("recent", Part.RECENT, read_recent)

@@ -146,7 +146,7 @@ PATTERNS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
         (Part.NFT_TEXT, rf"nft(?:ables)?(?:[-_]+a)?(?:[-_]list)?(?:[-_]?ruleset)?{_ENDING}"),
         (Part.IPVS, rf"ipvsadm(?:[-_](?:save|S|Sn|s-n))?{_ENDING}"),
         (Part.IPVS_LIST, rf"ipvsadm[-_](?:list|L|Ln|l-n|stats)(?:[-_]+stats)?{_ENDING}"),
-        (Part.IPSET, rf"ipsets?(?:[-_](?:save|list|L))?{_ENDING}"),
+        (Part.IPSET, rf"ipsets?(?:[-_](?:save|list|L|container))?{_ENDING}"),
         (Part.ADDRESSES, rf"ip[-_]?(?:-?j[-_])?{_ADDR}{_SHOW}{_JSON_ENDING}|ip-a\.md"),
         (Part.ROUTES6, rf"ip(?:6|[-_]+6|-j-6)[-_]?{_ROUTE}{_SHOW}{_JSON_ENDING}|ip--6-r\.md"),
         (Part.ROUTES6, rf"ip-route[-_]v?6{_JSON_ENDING}"),
@@ -155,7 +155,7 @@ PATTERNS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
         (Part.RULES6, rf"ip(?:6|[-_]+6)[-_]?rules?{_JSON_ENDING}"),
         (Part.RULES, rf"ip[-_]?rules?{_JSON_ENDING}|ip-rule\.md"),
         (Part.SYSCTL, rf"sysctl(?:[-_]+a)?{_ENDING}"),
-        (Part.CONNTRACK, rf"(?:nf[-_])?conntrack(?:[-_]+L)?{_ENDING}"),
+        (Part.CONNTRACK, rf"(?:nf[-_])?conntrack(?:[-_]+(?:L|list))?{_ENDING}"),
         (Part.RECENT, r"xt[-_]recent\.txt"),
         (Part.HOSTNAME, r"hostname(?:\.txt|\.md)?"),
         (Part.SERVICES, rf"{_PREFIX}(?:services?|svcs?){_OBJECT_ENDING}"),
@@ -169,14 +169,36 @@ PATTERNS: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
         (Part.LOG, r"kube-proxy[\w.-]*\.log"),
     )
 )  # fmt: skip
-# cilium-bugtool writes spaces and dashes of a command as dashes.
-_BUGTOOL = {
+# Names that no pattern tells: cilium-bugtool writes a command's spaces as dashes and keeps or drops
+# those of its options; calicoctl node diags has names of its own.
+_BY_TOOL = {
     "iptables-save--c.md": Part.IPTABLES,
     "iptables-nft-save--c.md": Part.IPTABLES,
     "iptables-legacy-save--c.md": Part.IPTABLES,
     "ip6tables-save--c.md": Part.IP6TABLES,
     "sysctl--a.md": Part.SYSCTL,
+    "ip--d-rule.md": Part.RULES,
+    "ip--j-a.json": Part.ADDRESSES,
+    "ip-j-a.json": Part.ADDRESSES,
+    "ip-j-addr.json": Part.ADDRESSES,
+    "ip-j-4-r.json": Part.ROUTES,
+    "ip-j-4-route.json": Part.ROUTES,
+    "ip-j-6-r.json": Part.ROUTES6,
+    "ip-j-6-route.json": Part.ROUTES6,
+    "ip-j-rule.json": Part.RULES,
+    "ip-json-rule.json": Part.RULES,
+    "ipv4_route": Part.ROUTES,
+    "ipv6_route": Part.ROUTES6,
+    "ipv4_addr": Part.ADDRESSES,
+    "ipv6_addr": Part.ADDRESSES,
+    "ipv4_tables": Part.IPTABLES,
+    "ipv6_tables": Part.IP6TABLES,
 }
+# Routes of several tables, without the tables' names; links and neighbours.
+NO_DUMPS = re.compile(
+    r"ip[46][-_]route[-_]tables(?:-human)?\.json|ip[-_](?:[a-z0-9-]*-)?(?:link|neigh(?:bor)?|[ln])"
+    r"\.(?:txt|json|md)"
+)
 # must-gather: namespaces/NS/core/services.yaml, discovery.k8s.io/endpointslices/NAME.yaml …
 _OBJECT_FOLDERS = {
     "services": Part.SERVICES,
@@ -190,8 +212,10 @@ _OBJECT_FOLDERS = {
 def part_of(path: str) -> Part | None:
     """Return the part that a file's name stands for, None when its content must tell."""
     *folders, name = path.split("/")
-    if name in _BUGTOOL:
-        return _BUGTOOL[name]
+    if NO_DUMPS.fullmatch(name):
+        return None
+    if name in _BY_TOOL:
+        return _BY_TOOL[name]
     if (
         len(folders) >= 2
         and folders[-1] in _OBJECT_FOLDERS

@@ -2,31 +2,33 @@
 Writing a snapshot: the flat directory that ``open_snapshot`` reads, or the same as a tar.gz.
 
 Every file goes through ``stripping``; with redaction also through ``hiding``. ``manifest.json``
-tells version, node and time, and of each file its command, size and SHA-256, and all gaps.
+tells version, node and time, and of each file its command, size and SHA-256, and all gaps. With
+several nodes the files of each are in ``nodes/NAME``, with a manifest of their own, and what
+belongs to the cluster is above them, once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import msgspec
 
-from diagnostics.snapshot.archive import SnapshotError
 from diagnostics.snapshot.hiding import Names
 from diagnostics.snapshot.parts import FACTS, OBJECT_PARTS, Gap, Part, gap
 from diagnostics.snapshot.source import Content, PartSource
 from diagnostics.snapshot.stripping import strip_objects, strip_sysctl, strip_text
+from diagnostics.snapshot.target import Place, Put, target
 
 # What a redacted snapshot leaves out: free text.
 _FREE_TEXT = frozenset({Part.METRICS, Part.LOG})
+CLUSTER_PARTS = (*(part for part in Part if part in OBJECT_PARTS - {Part.OBJECTS}), Part.CONFIG)
+"""What is the same on every node."""
+NODE_PARTS = tuple(part for part in Part if part not in OBJECT_PARTS | {Part.MANIFEST, Part.CONFIG})
+"""What each node has of its own."""
 _COLLECTED = tuple(part for part in Part if part not in (Part.MANIFEST, Part.OBJECTS))
 _LIST_KINDS = {
     Part.SERVICES: ("ServiceList", "v1"),
@@ -58,11 +60,19 @@ class WrittenFile:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What ``write_snapshot`` did."""
+    """What was written where; ``path`` is None for a stream."""
 
-    path: Path
+    path: Path | None
     files: tuple[WrittenFile, ...]
     gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenNodes:
+    """What ``write_nodes`` did: the cluster's files, and those of each node by its own name."""
+
+    cluster: Written
+    nodes: dict[str, Written]
 
 
 Progress = Callable[[Part, int, int], None]
@@ -71,10 +81,11 @@ Progress = Callable[[Part, int, int], None]
 
 def write_snapshot(
     source: PartSource,
-    path: Path,
+    place: Place,
     origin: Origin,
     *,
     redact: bool = False,
+    node_only: bool = False,
     progress: Progress | None = None,
 ) -> Written:
     """
@@ -82,88 +93,93 @@ def write_snapshot(
 
     Args:
         source: The node.
-        path: A directory, created if need be, or a file whose name ends in .tar.gz or .tgz. The
-            file appears only when it is complete. Both are readable by their owner alone.
+        place: A directory, created if need be, or a file whose name ends in .tar.gz or .tgz, or a
+            stream for a tar.gz. A file appears only when it is complete. Files and directories are
+            readable by their owner alone.
         origin: For the manifest.
         redact: Hide names, see ``diagnostics.snapshot.hiding``.
+        node_only: Leave out what belongs to the cluster.
         progress: Told what is going on.
 
     Raises:
-        SnapshotError: *path* exists already, or cannot be written.
+        SnapshotError: *place* exists already, or cannot be written.
     """
-    archive = path.name.endswith((".tar.gz", ".tgz"))
-    if path.exists() and (archive or not path.is_dir() or any(path.iterdir())):
-        raise SnapshotError(f"{path}: exists already; name another file or an empty directory")
-    try:
-        if archive:
-            return _write_archive(source, path, origin, redact, progress)
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _collect(source, path, origin, redact, progress, _to_directory(path))
-    except OSError as error:
-        raise SnapshotError(f"{path}: cannot be written: {error.strerror or error}") from error
+    names = Names() if redact else None
+    with target(place, origin.created) as put:
+        parts = NODE_PARTS if node_only else _COLLECTED
+        files, gaps = _collect(source, parts, names, put, progress)
+        node = names.node(origin.node) if names else origin.node
+        put(Part.MANIFEST.value, _manifest(origin, {"node": node}, redact, files, gaps))
+    return Written(place if isinstance(place, Path) else None, tuple(files), tuple(gaps))
 
 
-_Put = Callable[[str, bytes], None]
+def write_nodes(
+    cluster: PartSource,
+    nodes: Iterable[tuple[str, PartSource]],
+    place: Place,
+    origin: Origin,
+    *,
+    redact: bool = False,
+) -> WrittenNodes:
+    """
+    Collect the parts of the cluster, then those of each node as it comes.
 
+    Names are hidden alike in all of them. Only one node is held at a time.
 
-def _to_directory(path: Path) -> _Put:
-    def put(name: str, data: bytes) -> None:
-        descriptor = os.open(path / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
+    Args:
+        cluster: Has ``CLUSTER_PARTS``.
+        nodes: Names of Nodes and their parts.
+        place: As for ``write_snapshot``.
+        origin: For the manifests; its node is not used.
+        redact: As for ``write_snapshot``.
 
-    return put
+    Raises:
+        SnapshotError: As ``write_snapshot``, and what iterating over *nodes* raises.
+    """
+    names = Names() if redact else None
+    written: dict[str, Written] = {}
+    folders = []
+    with target(place, origin.created) as put:
+        files, gaps = _collect(cluster, CLUSTER_PARTS, names, put)
+        for name, source in nodes:
+            shown = names.node(name) if names else name
+            folder = f"nodes/{shown}"
+            folders.append(shown)
 
+            def put_below(file: str, data: bytes, folder: str = folder) -> None:
+                put(f"{folder}/{file}", data)
 
-def _write_archive(
-    source: PartSource, path: Path, origin: Origin, redact: bool, progress: Progress | None
-) -> Written:
-    folder = path.name.removesuffix(".tgz").removesuffix(".tar.gz")
-    descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with (
-            os.fdopen(descriptor, "wb") as stream,
-            tarfile.open(fileobj=stream, mode="w:gz") as archive,
-        ):
-
-            def put(name: str, data: bytes) -> None:
-                member = tarfile.TarInfo(f"{folder}/{name}")
-                member.size, member.mode = len(data), 0o600
-                member.mtime = int(origin.created.timestamp())
-                archive.addfile(member, io.BytesIO(data))
-
-            written = _collect(source, path, origin, redact, progress, put)
-        Path(unfinished).rename(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    return written
+            found, missing = _collect(source, NODE_PARTS, names, put_below)
+            about = {"node": shown}
+            put_below(Part.MANIFEST.value, _manifest(origin, about, redact, found, missing))
+            written[name] = Written(None, tuple(found), tuple(missing))
+        put(Part.MANIFEST.value, _manifest(origin, {"nodes": sorted(folders)}, redact, files, gaps))
+    path = place if isinstance(place, Path) else None
+    return WrittenNodes(Written(path, tuple(files), tuple(gaps)), written)
 
 
 def _collect(
     source: PartSource,
-    path: Path,
-    origin: Origin,
-    redact: bool,
-    progress: Progress | None,
-    put: _Put,
-) -> Written:
-    names = Names() if redact else None
+    parts: Sequence[Part],
+    names: Names | None,
+    put: Put,
+    progress: Progress | None = None,
+) -> tuple[list[WrittenFile], list[Gap]]:
     files: list[WrittenFile] = []
     gaps: list[Gap] = []
-    for number, part in enumerate(_COLLECTED, 1):
+    for number, part in enumerate(parts, 1):
         if progress:
-            progress(part, number, len(_COLLECTED))
+            progress(part, number, len(parts))
         data = _part_data(source, part, names)
         if isinstance(data, Gap):
-            gaps.append(data)
+            hidden = Gap(data.what, names.told(data.why), names.told(data.how)) if names else data
+            gaps.append(hidden)
             continue
         put(part.value, data)
         command = " ".join(FACTS[part].command)
         digest = hashlib.sha256(data).hexdigest()
         files.append(WrittenFile(part.value, digest, len(data), command))
-    node = names.node(origin.node) if names else origin.node
-    put(Part.MANIFEST.value, _manifest(origin, node, redact, files, gaps))
-    return Written(path, tuple(files), tuple(gaps))
+    return files, gaps
 
 
 def _part_data(source: PartSource, part: Part, names: Names | None) -> bytes | Gap:
@@ -219,13 +235,17 @@ def _config(content: Content, names: Names | None) -> bytes | Gap:
 
 
 def _manifest(
-    origin: Origin, node: str, redacted: bool, files: list[WrittenFile], gaps: list[Gap]
+    origin: Origin,
+    about: Mapping[str, object],
+    redacted: bool,
+    files: list[WrittenFile],
+    gaps: list[Gap],
 ) -> bytes:
     value = {
         "apiVersion": "kpctl.io/v1",
         "kind": "Snapshot",
         "kpctlVersion": origin.version,
-        "node": node,
+        **about,
         "created": origin.created.isoformat(timespec="seconds"),
         "redacted": redacted,
         "files": files,

@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kpctl.all_nodes.options import (
+    AllNodesOption,
+    DebugNamespaceOption,
+    DebugPodsOption,
+    ImageOption,
+    NodesOption,
+    SelectorOption,
+    TimeoutOption,
+    YesOption,
+)
 from kpctl.exit_codes import FINDINGS, OK, UNDETERMINED
 from kpctl.outputs import Output, OutputOption, print_json
 from kpctl.reading import (
@@ -25,11 +35,13 @@ from kpctl.reading import (
     NodeOption,
     Where,
     read_node,
+    read_nodes,
 )
 
 if TYPE_CHECKING:
     from diagnostics.drift.find import Progress
     from diagnostics.drift.model import DriftReport
+    from kpctl.all_nodes.plan import Choice
 
 
 _SLOW_S = 1.0
@@ -51,6 +63,14 @@ def drift(  # noqa: PLR0913, PLR0917 - one for each option
     watch_s: Annotated[
         float, typer.Option("--watch", metavar="SECONDS", help="Look again so often.", min=0)
     ] = 0,
+    all_nodes: AllNodesOption = False,
+    nodes: NodesOption = "",
+    selector: SelectorOption = "",
+    yes: YesOption = False,
+    debug_pods: DebugPodsOption = False,
+    image: ImageOption = "",
+    debug_namespace: DebugNamespaceOption = "",
+    timeout_s: TimeoutOption = 120.0,
 ) -> None:
     """Compare what the kernel does with what the API asks for, both directions, all modes."""
     del all_namespaces
@@ -58,9 +78,16 @@ def drift(  # noqa: PLR0913, PLR0917 - one for each option
     wanted = _wanted(service, namespace)
     if watch_s:
         raise typer.Exit(_watch(where, wanted, watch_s))
-    report = _narrowed(_find(where), wanted)
-    _print((report,), output)
-    raise typer.Exit(exit_code((report,)))
+    if all_nodes:
+        from kpctl.all_nodes.plan import make_choice
+
+        choice = make_choice(nodes, selector, debug_pods, image, debug_namespace, timeout_s)
+        found = _find_all(where, choice, yes=yes)
+    else:
+        found = [_find(where)]
+    reports = [_narrowed(report, wanted) for report in found]
+    _print(reports, output)
+    raise typer.Exit(exit_code(reports))
 
 
 def _wanted(service: str, namespace: str) -> str:
@@ -79,6 +106,18 @@ def _find(where: Where) -> DriftReport:
     node = read_node(where)
     with _progress() as progress:
         return find_drift(node, progress)
+
+
+def _find_all(where: Where, choice: Choice, *, yes: bool) -> list[DriftReport]:
+    """Return the drift of every node of a snapshot, or of the cluster through its API."""
+    from diagnostics.drift.find import find_drift
+    from diagnostics.snapshot.node import NodeSnapshot
+    from kpctl.all_nodes.session import all_nodes
+
+    if where.dump:
+        return [find_drift(node) for node in read_nodes(where.dump)]
+    with all_nodes(where.kubeconfig, where.context, choice, yes) as cluster:
+        return [find_drift(NodeSnapshot(parts, parts.node)) for parts in cluster.nodes]
 
 
 @contextmanager

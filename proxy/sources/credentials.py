@@ -48,12 +48,17 @@ class ApiLocation:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A usable connection pool; ``expires`` is a time.time(), or None when nothing expires."""
+    """
+    A usable connection pool; ``expires`` is a time.time(), or None when nothing expires.
+
+    ``configuration`` is the Kubernetes client's, for what does not go through a pool: websockets.
+    """
 
     pool: Any
     host: str
     headers: dict[str, str]
     expires: float | None = None
+    configuration: Any = None
 
 
 class Credentials:
@@ -116,9 +121,10 @@ class Credentials:
         fingerprint = [getattr(configuration, key, None) for key in (*keys, "proxy")]
         old = self._access
         if old is not None and fingerprint == self._fingerprint:
-            return Access(old.pool, old.host, headers, expires)
+            return Access(old.pool, old.host, headers, expires, configuration)
         self._fingerprint = fingerprint
-        return Access(_pool(configuration), configuration.host, headers, expires)
+        pool = _pool(configuration)
+        return Access(pool, configuration.host, headers, expires, configuration)
 
     def _configure(self) -> tuple[Any, float | None]:
         from kubernetes.client.configuration import Configuration

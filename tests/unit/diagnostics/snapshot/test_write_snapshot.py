@@ -170,3 +170,38 @@ def test_what_exists_is_never_overwritten(tmp_path):
     with pytest.raises(SnapshotError, match="cannot be written"):
         write_snapshot(source_of(DATA / "ipvs"), tmp_path / "x.tgz/d.tgz", ORIGIN)
     assert OBJECT_PARTS
+
+
+def test_what_was_changed_or_cut_after_collecting_is_told(tmp_path):
+    folder = tmp_path / "d"
+    write_snapshot(source_of(DATA / "ipvs"), folder, ORIGIN)
+    with (folder / "iptables-save.txt").open("a") as stream:
+        stream.write("# mine\n")
+    (folder / "ipset-save.txt").unlink()
+    node = open_snapshot(folder).node()
+    for part in Part:
+        node.contents(part)
+    assert [note for note in node.notes() if "changed after" in note] == [
+        "iptables-save.txt: it was changed after it was collected, says the manifest's SHA-256"
+    ]
+    assert "its manifest lists it" in node.contents(Part.IPSET).why
+
+
+def test_a_gap_is_remembered_with_its_reason(tmp_path):
+    write_snapshot(source_of(DATA / "ipvs"), tmp_path / "d", ORIGIN, redact=True)
+    found = open_snapshot(tmp_path / "d").node().contents(Part.LOG)
+    assert "left out of a redacted snapshot" in found.why
+
+
+def test_a_node_alone_has_nothing_of_the_cluster(tmp_path):
+    written = write_snapshot(source_of(DATA / "ipvs"), tmp_path / "d", ORIGIN, node_only=True)
+    assert not {file.name for file in written.files} & {"services.json", "kube-proxy-config.yaml"}
+    assert "services.json" not in {path.name for path in (tmp_path / "d").iterdir()}
+
+
+def test_a_stream_gets_the_same_archive(tmp_path):
+    with (tmp_path / "x.tar.gz").open("wb") as stream:
+        written = write_snapshot(source_of(DATA / "ipvs"), stream, ORIGIN)
+    assert written.path is None
+    node = open_snapshot(tmp_path / "x.tar.gz").node()
+    assert (node.name, node.mode().mode) == ("test-node", "ipvs")

@@ -1,0 +1,1 @@
+"""Reading every node of a cluster through the Kubernetes API: its proxy's pod, or one of ours."""
