@@ -34,22 +34,38 @@ if TYPE_CHECKING:
 
 _Files = Annotated[
     list[Path],
-    typer.Option("-f", "--filename", help="Manifests to apply.", default_factory=list),
+    typer.Option(
+        "-f", "--filename", help="Manifests to apply.", default_factory=list, show_default=False
+    ),
 ]
 _Settings = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="Of the Service's spec.", default_factory=list
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Of the Service's spec.",
+        default_factory=list,
+        show_default=False,
     ),
 ]
 _Addresses = Annotated[
     list[str],
-    typer.Option("--endpoint-down", metavar="IP", help="Not ready any more.", default_factory=list),
+    typer.Option(
+        "--endpoint-down",
+        metavar="IP",
+        help="Not ready any more.",
+        default_factory=list,
+        show_default=False,
+    ),
 ]
 _Nodes = Annotated[
     list[str],
     typer.Option(
-        "--node-down", metavar="NAME", help="None of its endpoints.", default_factory=list
+        "--node-down",
+        metavar="NAME",
+        help="None of its endpoints.",
+        default_factory=list,
+        show_default=False,
     ),
 ]
 
@@ -114,13 +130,15 @@ class _Changes:
 
 
 def _report(snapshot: NodeSnapshot, changes: _Changes) -> WhatIfReport:
-    from diagnostics.cluster.plans import ObjectsMissing
+    from diagnostics.cluster.plans import ObjectsMissing, check_objects
     from diagnostics.intended.compile import CannotCompile
     from diagnostics.whatif.edits import EditError
     from diagnostics.whatif.find import find_changes
 
     try:
-        return find_changes(snapshot, changes.applied(snapshot.objects()))
+        objects = snapshot.objects()
+        check_objects(snapshot, objects)
+        return find_changes(snapshot, changes.applied(objects))
     except EditError as error:
         raise _usage(str(error)) from error
     except ObjectsMissing as error:
