@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kpctl.commands.config import app as config_app
+from kpctl.commands.conntrack import app as conntrack_app
 from kpctl.commands.diff import diff
 from kpctl.commands.drift import drift
 from kpctl.commands.endpoints import endpoints
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
+app.add_typer(conntrack_app, name="conntrack")
 app.add_typer(lab_app, name="lab")
 app.add_typer(trace_app, name="trace")
 app.command("diff")(diff)

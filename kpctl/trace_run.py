@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -111,6 +111,8 @@ def trace_packet(asked: PacketQuestion, where: Where, view: View, live: LiveOpti
     fields, iface = dict(asked.fields), asked.iface
     if not fields["dst"] or not ("src" in fields or origin.client):
         raise QuestionError("--src (or --from) and --dst are needed, or --packets")
+    if "src" in fields and origin.client:
+        raise QuestionError(f"--src and --from {origin.client}: both say who calls; choose one")
     if "src" not in fields:
         called = Question.read({**fields, "src": fields["dst"]})
         node = _node(where, origin, live, _narrow(None, origin, asked.namespace, where))
@@ -200,7 +202,7 @@ def _live(
             "--live looks at one port at a time; name it: "
             + ", ".join(str(question.port) for question in questions)
         )
-    question = questions[0]
+    question = replace(questions[0], iface=None) if any_source else questions[0]
     as_json = view.output == "json"
     packets = PacketFilter.of(question, any_source=any_source)
     if options.probe:

@@ -55,6 +55,13 @@ class Cluster:
         """Name of the Node the plans are for."""
         return self.view.name
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether it is known which Node this is, and so which endpoints are on it."""
+        if self.view.info is not None:
+            return True
+        return bool(self.node_name) and self.objects.nodes is None
+
 
 def load_cluster(snapshot: NodeSnapshot, objects: ClusterObjects | None = None) -> Cluster:
     """
@@ -68,13 +75,7 @@ def load_cluster(snapshot: NodeSnapshot, objects: ClusterObjects | None = None) 
         ObjectsMissing: Services or EndpointSlices are not known.
     """
     objects = objects or snapshot.objects()
-    missing = [
-        snapshot.object_gap(part)
-        for part, found in ((Part.SERVICES, objects.services), (Part.SLICES, objects.slices))
-        if found is None
-    ]
-    if missing:
-        raise ObjectsMissing(tuple(missing))
+    check_objects(snapshot, objects)
     config, gaps = _config(snapshot)
     store = _store(objects, snapshot.name, config)
     if store.node is None:
@@ -88,6 +89,30 @@ def load_cluster(snapshot: NodeSnapshot, objects: ClusterObjects | None = None) 
     view = NodeView(snapshot.name, store.node, _addresses(links), cidrs)
     planners = {family: _planner(store, config, view, family) for family in IPFamily}
     return Cluster(config, objects, store, view, planners, gaps)
+
+
+def check_objects(snapshot: NodeSnapshot, objects: ClusterObjects) -> None:
+    """Raise ObjectsMissing if Services or EndpointSlices are not known."""
+    missing = [
+        snapshot.object_gap(part)
+        for part, found in ((Part.SERVICES, objects.services), (Part.SLICES, objects.slices))
+        if found is None
+    ]
+    if missing:
+        raise ObjectsMissing(tuple(missing))
+
+
+def needed_objects(snapshot: NodeSnapshot) -> ClusterObjects:
+    """Return a snapshot's objects; raises ObjectsMissing without Services or EndpointSlices."""
+    objects = snapshot.objects()
+    missing = [
+        snapshot.object_gap(part)
+        for part, found in ((Part.SERVICES, objects.services), (Part.SLICES, objects.slices))
+        if found is None
+    ]
+    if missing:
+        raise ObjectsMissing(tuple(missing))
+    return objects
 
 
 def _config(snapshot: NodeSnapshot) -> tuple[ProxyConfig, tuple[Gap, ...]]:

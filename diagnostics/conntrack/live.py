@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 from diagnostics.conntrack.model import Detail, Entry
-from diagnostics.conntrack.wire import ID, entry_reader, read_detail
+from diagnostics.conntrack.wire import entry_reader, read_detail
 from diagnostics.readers.conntrack import Flow
 from diagnostics.readers.problems import LineProblem
 from proxy.conntrack.entries import Direction, get_request
@@ -14,7 +15,7 @@ from proxy.conntrack.messages import CT_GET
 from proxy.kernel.conntrack import TableSocket, open_netfilter
 from proxy.kernel.netlink import DumpInterrupted, NetlinkError, NetlinkSocket
 from proxy.kernel.query import query
-from proxy.netfilter.wire import NFGENMSG, attributes
+from proxy.netfilter.wire import NFGENMSG
 
 _ANY_FAMILY = NFGENMSG.pack(0, 0, 0)
 
@@ -73,10 +74,8 @@ def find_entry(
     """
     try:
         answers = query(netlink, CT_GET, get_request(protocol, packets))
-    except FileNotFoundError:
-        return None
-    except NetlinkError as error:
-        if isinstance(error, FileNotFoundError) or error.errno == 2:
+    except NetlinkError as refusal:
+        if refusal.errno == errno.ENOENT:
             return None
         raise
     for answer in answers:
@@ -101,9 +100,3 @@ def _bytes_of(netlink: NetlinkSocket, flow: Flow) -> int | None:
     if found is None or found[1].flow.identity != flow.identity:
         return None
     return found[1].bytes
-
-
-def identity_of(payload: bytes) -> int | None:
-    """Return the number that the kernel gave a listed entry."""
-    value = attributes(payload[NFGENMSG.size :]).get(ID)
-    return None if value is None else int.from_bytes(value, "big")

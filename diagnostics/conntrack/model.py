@@ -13,6 +13,8 @@ from proxy.conntrack.stale import Place
 SEEN_REPLY, ASSURED, OFFLOADED = 1 << 1, 1 << 2, 1 << 14
 """Bits of an entry's status (``enum ip_conntrack_status`` of linux/netfilter)."""
 
+_MOST_BYTES = (1 << 64) - 1
+
 UNKNOWN_S = -1
 """Time left of an entry that does not tell it, because it was handed to hardware."""
 
@@ -61,9 +63,13 @@ class Detail:
 
     @property
     def bytes(self) -> int | None:
-        """Bytes of both directions; None while accounting is off."""
-        counts = (self.flow.original.bytes, self.flow.reply.bytes)
-        return None if None in counts else sum(filter(None, counts))
+        """Bytes of both directions; None while accounting is off, or for no kernel's number."""
+        total = 0
+        for ends in (self.flow.original, self.flow.reply):
+            if ends.bytes is None or ends.bytes > _MOST_BYTES:
+                return None
+            total += ends.bytes
+        return total
 
     @property
     def rate(self) -> float | None:

@@ -7,14 +7,13 @@ Lines in the usual form are taken apart by one regular expression; what does not
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 from diagnostics.conntrack.model import ASSURED, OFFLOADED, SEEN_REPLY, UNKNOWN_S, Detail, Entry
 from diagnostics.readers.conntrack import Flow, FlowTuple, read_flows
-from diagnostics.readers.problems import LineProblem
+from diagnostics.readers.problems import LineProblem, not_understood
 from proxy.conntrack.entries import TCP_STATES
 from proxy.conntrack.stale import place
 from proxy.model.addresses import pack_address
@@ -22,13 +21,14 @@ from proxy.model.addresses import pack_address
 _USUAL = re.compile(
     rb"(?:ipv[46] +\d+ )?[a-z]+ +(\d{1,3}) (?:(\d{1,9}) )?(?:([A-Z_][A-Z_0-9]*) )?"
     rb"src=(\S+) dst=(\S+) sport=(\d{1,5}) dport=(\d{1,5})(?: packets=\d+ bytes=\d+)?"
-    rb"( \[UNREPLIED\])? src=(\S+) dst=\S+ sport=(\d{1,5}) dport=\d{1,5}"
+    rb"( \[UNREPLIED\])? src=(\S+) dst=\S+ sport=(\d{1,5}) dport=(\d{1,5})"
     rb"(?: packets=\d+ bytes=\d+)?( \[ASSURED\])? (?:mark=|use=|zone=|secctx=)"
 )
 _AGE = re.compile(r" delta-time=(\d{1,12})\b")
 _STATES = {name.encode(): number for number, name in enumerate(TCP_STATES)}
-_SHORTEST_PROBLEMS = 100
+_MOST_PROBLEMS = 100
 _TCP = 6
+_MOST_16_BITS = 0xFFFF
 
 
 class TextTable:
@@ -36,19 +36,19 @@ class TextTable:
     A dump.
 
     Args:
-        contents: The dump's files.
+        sources: Begin to read the lines of each of the dump's files.
     """
 
-    def __init__(self, contents: Iterable[bytes]) -> None:
-        self._contents = tuple(contents)
+    def __init__(self, sources: Iterable[Callable[[], Iterable[bytes]]]) -> None:
+        self._sources = tuple(sources)
         self.problems: list[LineProblem] = []
         self.notes: list[str] = []
 
     def entries(self) -> Iterator[Entry]:
         """Yield the entries in the order of their lines; what is none is put into ``problems``."""
         self.problems = []
-        for content in self._contents:
-            for number, line in enumerate(io.BytesIO(content), 1):
+        for lines in self._sources:
+            for number, line in enumerate(lines(), 1):
                 entry = read_line(line)
                 if entry is not None:
                     yield entry
@@ -56,11 +56,11 @@ class TextTable:
                     self._complain(number, line)
 
     def _complain(self, number: int, line: bytes) -> None:
-        if len(self.problems) >= _SHORTEST_PROBLEMS:
+        if len(self.problems) >= _MOST_PROBLEMS:
             return
-        found: list[LineProblem] = []
-        list(read_flows([line.decode("utf-8", "replace")], found))
-        self.problems += [LineProblem(number, problem.text) for problem in found]
+        text = line.decode("utf-8", "replace").strip()
+        if text and not text.startswith("conntrack v"):
+            self.problems.append(not_understood(number, "conntrack", text))
 
     def detail(self, raw: bytes) -> Detail | None:
         """Return what a line says."""
@@ -79,15 +79,16 @@ def read_line(line: bytes) -> Entry | None:
     found = _USUAL.match(line)
     if found is None:
         return _read_unusual(line)
-    protocol, left, state, source, called, _, port, unreplied, target, sport, assured = (
-        found.groups()
-    )
+    (protocol, left, state, client, called, client_port, port, unreplied, target, target_port,
+     reply_port, assured) = found.groups()  # fmt: skip
     try:
+        if max(int(protocol) << 8, int(client_port), int(reply_port)) > _MOST_16_BITS:
+            return None
         return Entry(
             int(protocol),
-            _packed(source),
+            _packed(client),
             _packed(called) + int(port).to_bytes(2, "big"),
-            _packed(target) + int(sport).to_bytes(2, "big"),
+            _packed(target) + int(target_port).to_bytes(2, "big"),
             (0 if unreplied else SEEN_REPLY) | (ASSURED if assured else 0),
             _STATES.get(state, 0) if state and protocol == b"6" else 0,
             int(left) if left else UNKNOWN_S,

@@ -17,6 +17,7 @@ from diagnostics.drift.calls import KUBERNETES, FamilyCalls, family_calls, is_ap
 from diagnostics.drift.model import DriftReport
 from diagnostics.drift.outsiders import Outsiders
 from diagnostics.drift.structure import structure
+from diagnostics.fate.alike import Alike
 from diagnostics.fate.compare import changes
 from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.frontends import Frontend
@@ -42,6 +43,9 @@ def find_drift(node: NodeSnapshot, progress: Progress = lambda done, total: None
         why = "the API objects are not known"
         return DriftReport(node.name, mode, gaps=error.gaps, undetermined=why)
     mode = cluster.config.mode
+    if not cluster.is_placed:
+        why = "it is not known which Node this is, and so which endpoints are on it"
+        return DriftReport(node.name, mode, gaps=cluster.gaps, undetermined=why)
     families, gaps = readable_families(node, mode)
     if not families:
         why = f"the rules of mode {mode} could not be read"
@@ -83,7 +87,8 @@ def _family(
             outsiders.see(service, call, trace)
 
     family = asked.family.value
-    found = list(differences(family, changes(wanted, before, after, see)))
+    alike = Alike(asked.cluster.planners[asked.family].all_effective(), asked.clients)
+    found = list(differences(family, changes(wanted, before, after, see, alike)))
     found += outsiders.differences(family)
     seen = {difference.service for difference in found}
     for difference in structure(node, intended, asked):

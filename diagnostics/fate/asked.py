@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from diagnostics.cluster.plans import Cluster
 from diagnostics.fate.clients import EXTERNAL
 from diagnostics.fate.frontends import Frontend
-from diagnostics.trace.packet import PROTOCOLS, Address
+from diagnostics.trace.packet import PROTOCOL_NAMES, PROTOCOLS, Address
 from diagnostics.trace.question import QuestionError
 from proxy.model.addresses import IPFamily
 from proxy.plan.service_plan import FrontendKind
@@ -134,6 +134,8 @@ def chosen(
         QuestionError: Nothing of that name or port is known.
     """
     wanted = PROTOCOLS.get(protocol.upper(), 0)
+    if protocol and not wanted:
+        raise QuestionError(f"protocol: {protocol!r} is none of {', '.join(PROTOCOLS)}")
     if asked.service:
         found = _of_service(asked, known, wanted)
         return found if every else _usual(found, known, client)
@@ -171,23 +173,25 @@ def _of_service(asked: Asked, known: Knowledge, protocol: int) -> list[Frontend]
     if not found:
         named = {_port_text(front, one) for front, one in mine.items() if front.address}
         ports = sorted(named or {str(front.port) for front in mine})
+        words = [f"port {asked.port!r}"] * bool(asked.port)
+        words += [f"protocol {PROTOCOL_NAMES.get(protocol)}"] * bool(protocol)
         raise QuestionError(
-            f"Service {asked.service} has no such port {asked.port!r}; it has {', '.join(ports)}"
+            f"Service {asked.service} has no {' of '.join(words)}; it has {', '.join(ports)}"
         )
     return found
 
 
 def _port_text(frontend: Frontend, known: Known) -> str:
     name = known.name.partition(":")[2]
-    return f"{name} ({frontend.port})" if name else str(frontend.port)
+    place = f"{frontend.port}/{PROTOCOL_NAMES.get(frontend.protocol, frontend.protocol)}"
+    return f"{name} ({place})" if name else place
 
 
 def _near(service: str, known: Iterable[Known]) -> str:
     names = sorted({one.service for one in known})
-    close = difflib.get_close_matches(service, names, _MOST_NEAR)
-    if not close:
-        ending = service.partition("/")[2]
-        close = [name for name in names if name.partition("/")[2] == ending][:_MOST_NEAR]
+    ending = service.partition("/")[2]
+    close = [name for name in names if name.partition("/")[2] == ending][:_MOST_NEAR]
+    close = close or difflib.get_close_matches(service, names, _MOST_NEAR)
     return f"; did you mean {', '.join(close)}?" if close else f" among the {len(names)} known here"
 
 

@@ -128,7 +128,7 @@ def _pod(
         for address in _some_hosts(network):
             if address not in taken and address not in own:
                 return Client(POD, address, _pod_device(node, cluster, address))
-    local = sorted({ip_address(target[:-2]) for target in _local_targets(cluster, family)} - own)
+    local = sorted(local_endpoints(cluster, family) - own)
     if not local:
         return None
     return Client(POD, local[0], _pod_device(node, cluster, local[0]))
@@ -177,6 +177,10 @@ def _targets(cluster: Cluster, family: IPFamily) -> Iterator[bytes]:
         yield from plan.reachable
 
 
-def _local_targets(cluster: Cluster, family: IPFamily) -> Iterator[bytes]:
-    for plan in cluster.planners[family].all_effective():
-        yield from plan.on_node
+def local_endpoints(cluster: Cluster, family: IPFamily) -> frozenset[Address]:
+    """Return the addresses of the endpoints on the node, ready or not."""
+    return frozenset(
+        ip_address(target[:-2])
+        for plan in cluster.planners[family].all_effective()
+        for target in plan.on_node
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from diagnostics.fate.alike import Alike
 from diagnostics.fate.probes import Call, Oracle, Outcome
 from diagnostics.trace.report import UNKNOWN, Trace
 
@@ -29,17 +30,27 @@ def _nobody(service: str, call: Call, trace: Trace) -> None:
 
 
 def changes(
-    calls: Iterable[tuple[str, Call]], before: Oracle, after: Oracle, observer: Observer = _nobody
+    calls: Iterable[tuple[str, Call]],
+    before: Oracle,
+    after: Oracle,
+    observer: Observer = _nobody,
+    alike: Alike | None = None,
 ) -> Iterator[Change]:
     """
     Yield the calls whose outcome differs; what cannot be known is no difference.
 
-    Neither is how calls that no rule knows are refused.
+    Neither is how calls that no rule knows are refused. With *alike*, which is for rules compiled
+    *before*, those are asked only for calls that do not end as siblings of theirs should.
     """
     for service, call in calls:
         trace = after.trace(call)
         observer(service, call, trace)
-        old, new = before.outcome(call), Outcome.of(trace)
+        new = Outcome.of(trace)
+        if alike is not None and alike.agrees(call, new):
+            continue
+        old = before.outcome(call)
+        if alike is not None:
+            alike.learn(call, old)
         if UNKNOWN in (old.certainty, new.certainty) or not (old.known or new.known):
             continue
         if (old.verdict, old.shares, old.known) != (new.verdict, new.shares, new.known):

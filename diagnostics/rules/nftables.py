@@ -11,11 +11,13 @@ from diagnostics.nftables.model import Chain, NamedSet, NftRuleset, Rule, Table
 from diagnostics.rules.model import ChainCount, Finding, Inventory, Kind, SetCount
 from diagnostics.rules.naming import service_in_chain, service_in_comment
 from diagnostics.rules.shadow import Taker, Takers
+from proxy.backends.nftables.layout import LEARN_CHAIN, REJECT_CHAIN, SOURCES_CHAIN
 
 _BACKEND = "nftables"
 _PROXY = "kube-proxy"
 # Chains that kube-proxy keeps whether or not a map leads to them.
-_MAY_BE_UNUSED = frozenset({"mark-for-masquerade", "reject-chain"})
+# Fixed chains that only some Services need.
+_MAY_BE_UNUSED = frozenset({"mark-for-masquerade", REJECT_CHAIN, SOURCES_CHAIN, LEARN_CHAIN})
 _JUMPS = ("jump", "goto")
 _ENDING = frozenset({"accept", "drop", "reject", "return", "goto", "dnat", "masquerade", "snat"})
 # What does nothing to the packet, and what depends on the packet alone.

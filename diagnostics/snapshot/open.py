@@ -38,9 +38,15 @@ class Snapshot:
         names = ", ".join(filter(None, self.names())) or "one without a name"
         if not name:
             raise SnapshotError(f"{self.path}: has several nodes ({names}); say which: --node NAME")
-        if len(self.nodes) == 1 and not self.nodes[0].name:
-            return self.nodes[0].named(name)  # nothing in it contradicts the name
+        if len(self.nodes) == 1 and self._may_be(self.nodes[0], name):
+            return self.nodes[0].named(name)
         raise SnapshotError(f"{self.path}: has no node {name!r}; it has {names}")
+
+    @staticmethod
+    def _may_be(node: NodeSnapshot, name: str) -> bool:
+        """Whether nothing contradicts a name: a host may be called otherwise than its Node."""
+        known = {one.metadata.name for one in node.objects().nodes or ()}
+        return name in known if known else not node.name
 
 
 def open_snapshot(path: str | Path, limits: Limits | None = None) -> Snapshot:

@@ -20,6 +20,12 @@ from proxy.model.objects import (
 )
 
 T = TypeVar("T", bound=ApiObject)
+_CHOICES = {
+    "type": ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName"),
+    "externalTrafficPolicy": ("Cluster", "Local"),
+    "internalTrafficPolicy": ("Cluster", "Local"),
+    "sessionAffinity": ("None", "ClientIP"),
+}
 _DOWN = EndpointConditions(ready=False, serving=False, terminating=False)
 
 
@@ -80,7 +86,22 @@ def with_settings(objects: ClusterObjects, service: str, settings: Sequence[str]
         spec = msgspec.convert(values, ServiceSpec)
     except msgspec.ValidationError as error:
         raise EditError(f"--set {', '.join(settings)}: {error}") from error
+    _check_known(msgspec.to_builtins(spec), settings)
     return _with_service(objects, found, msgspec.structs.replace(found, spec=spec))
+
+
+def _check_known(spec: Any, settings: Iterable[str]) -> None:
+    """Raise EditError for a field that was not taken over, or a value that nothing allows."""
+    for setting in settings:
+        path, _, text = setting.partition("=")
+        found, names = spec, path.removeprefix("spec.").split(".")
+        for name in names:
+            if not isinstance(found, dict) or (name not in found and yaml.safe_load(text)):
+                raise EditError(f"--set {setting}: a node proxy looks at no field {name!r} there")
+            found = found.get(name)
+        allowed = _CHOICES.get(names[0])
+        if allowed and found not in allowed and found is not None:
+            raise EditError(f"--set {setting}: {names[0]} is one of {', '.join(allowed)}")
 
 
 def _set(values: dict[str, Any], path: Sequence[str], text: str, setting: str) -> None:
@@ -97,7 +118,8 @@ def _set(values: dict[str, Any], path: Sequence[str], text: str, setting: str) -
     try:
         values[path[-1]] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise EditError(f"--set {setting}: the value is no YAML: {error}") from error
+        why = " ".join(str(error).split())
+        raise EditError(f"--set {setting}: the value is no YAML: {why}") from error
 
 
 def without_service(objects: ClusterObjects, service: str) -> ClusterObjects:

@@ -8,6 +8,7 @@ not let us.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
@@ -99,7 +100,7 @@ def _one_node(output: str, redact: bool, node_only: bool, where: Where) -> NoRet
     from diagnostics.snapshot.write import Origin, write_snapshot
     from proxy.config.node import node_name
 
-    name = node_name(where.node, platform.node())
+    name = node_name(where.node or os.environ.get("NODE_NAME", ""), platform.node())
     created = datetime.now(UTC)
     place = _place(output, _file_name(name, redact), created)
     objects, why = (None, "") if node_only else api_of(where.kubeconfig, where.context)

@@ -18,7 +18,7 @@ _TUPLE_IP, _TUPLE_PROTO = 1, 2
 _PROTO_NUM, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _PROTOINFO_TCP, _TCP_STATE = 1, 1
 _SEEN_REPLY, _ASSURED, _SOURCE_NAT, _DESTINATION_NAT = 1 << 1, 1 << 2, 1 << 4, 1 << 5
-_TCP_STATES = (
+TCP_STATES = (
     "NONE",
     "SYN_SENT",
     "SYN_RECV",
@@ -133,7 +133,7 @@ def _tcp_state(data: memoryview | None) -> str:
     if state is None:
         return ""
     number = _number(state)
-    return _TCP_STATES[number] if number < len(_TCP_STATES) else str(number)
+    return TCP_STATES[number] if number < len(TCP_STATES) else str(number)
 
 
 def _number(value: memoryview | None) -> int:

@@ -1,0 +1,1 @@
+"""What ``kpctl conntrack`` does beyond reading: asks, prints, deletes and sets."""
