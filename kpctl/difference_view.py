@@ -57,7 +57,7 @@ def _entry(one: Difference, words: Words) -> Iterator[Text]:
     line = Text("  ")
     line.append(one.service or "the whole node", style="bold")
     line.append(f"  {', '.join(one.subject)}")
-    if one.family and not one.service:
+    if one.family:
         line.append(f"  {one.family}", style="dim")
     yield line
     width = max(len(words.before), len(words.after)) + 1

@@ -102,19 +102,6 @@ def check_objects(snapshot: NodeSnapshot, objects: ClusterObjects) -> None:
         raise ObjectsMissing(tuple(missing))
 
 
-def needed_objects(snapshot: NodeSnapshot) -> ClusterObjects:
-    """Return a snapshot's objects; raises ObjectsMissing without Services or EndpointSlices."""
-    objects = snapshot.objects()
-    missing = [
-        snapshot.object_gap(part)
-        for part, found in ((Part.SERVICES, objects.services), (Part.SLICES, objects.slices))
-        if found is None
-    ]
-    if missing:
-        raise ObjectsMissing(tuple(missing))
-    return objects
-
-
 def _config(snapshot: NodeSnapshot) -> tuple[ProxyConfig, tuple[Gap, ...]]:
     found = snapshot.config()
     if not isinstance(found, Gap):

@@ -7,12 +7,18 @@ difference; what counts is what becomes of calls.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from diagnostics.cluster.plans import Cluster, ObjectsMissing, load_cluster
 from diagnostics.fate.affinity import affinities
-from diagnostics.fate.clients import OWN_ENDPOINT, Client, Clients, clients_of
+from diagnostics.fate.clients import (
+    OWN_ENDPOINT,
+    Client,
+    Clients,
+    clients_of,
+    local_endpoints,
+)
 from diagnostics.fate.compare import changes
 from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.frontends import Frontends, kernel_frontends, planned_frontends
@@ -20,6 +26,7 @@ from diagnostics.fate.judge import differences
 from diagnostics.fate.probes import Call, Oracle, calls
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import Gap
+from diagnostics.trace.packet import Address
 from diagnostics.trace.question import Tracer
 from proxy.model.addresses import IPFamily
 
@@ -44,7 +51,8 @@ def find_diff(before: NodeSnapshot, after: NodeSnapshot) -> DiffReport:
     gaps = tuple(gap for node in (before, after) if (gap := _blind(node)) is not None)
     if gaps:
         return DiffReport(gaps=gaps, undetermined="one side has no rules that could be read")
-    cluster = _cluster(after) or _cluster(before)
+    clusters = [one for one in (_cluster(after), _cluster(before)) if one is not None]
+    cluster = next(iter(clusters), None)
     old, new = Oracle(Tracer(before)), Oracle(Tracer(after))
     found: list[Difference] = []
     total = 0
@@ -52,7 +60,8 @@ def find_diff(before: NodeSnapshot, after: NodeSnapshot) -> DiffReport:
         frontends = _frontends(after, family) | _frontends(before, family)
         total += len(frontends)
         clients = clients_of(after, cluster, family)
-        asked = _calls(frontends, clients, old)
+        here = {address for one in clusters for address in local_endpoints(one, family)}
+        asked = _calls(frontends, clients, old, here if clusters else None)
         found += differences(family.value, changes(asked, old, new))
         found += _affinity(before, after, family)
     return DiffReport(total, tuple(found))
@@ -80,20 +89,29 @@ def _frontends(node: NodeSnapshot, family: IPFamily) -> Frontends:
     return {frontend: name or planned.get(frontend, "") for frontend, name in found.items()}
 
 
-def _calls(frontends: Frontends, clients: Clients, oracle: Oracle) -> Iterator[tuple[str, Call]]:
+def _calls(
+    frontends: Frontends, clients: Clients, oracle: Oracle, here: Container[Address] | None
+) -> Iterator[tuple[str, Call]]:
     for frontend, name in frontends.items():
         plain = list(calls(frontend, clients))
-        for call in (*plain, *_by_itself(plain, oracle)):
+        for call in (*plain, *_by_itself(plain, oracle, here)):
             yield name, call
 
 
-def _by_itself(plain: Iterable[Call], oracle: Oracle) -> Iterator[Call]:
-    """Yield the call of an endpoint to its own Service, whose source must be rewritten."""
+def _by_itself(
+    plain: Iterable[Call], oracle: Oracle, here: Container[Address] | None
+) -> Iterator[Call]:
+    """
+    Yield the call of an endpoint to its own Service, whose source must be rewritten.
+
+    It is one of those *here*, on this node, if that is known: others do not call through it.
+    """
     for call in plain:
-        shares = oracle.outcome(call).shares
-        if shares:
-            itself = Client(OWN_ENDPOINT, shares[0][0].address)
-            yield Call(itself, call.frontend, call.address)
+        found = [target.address for target, _ in oracle.outcome(call).shares]
+        if found:
+            mine = [address for address in found if here is None or address in here]
+            for address in mine[:1]:
+                yield Call(Client(OWN_ENDPOINT, address), call.frontend, call.address)
             return
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.judge import cited, deciding_step
 from diagnostics.fate.probes import Call, Outcome
-from diagnostics.trace.report import DNAT, DROP, REJECT, Trace
+from diagnostics.trace.report import CERTAIN, DNAT, DROP, REJECT, Trace
 from diagnostics.trace.summary import dataplane_of
-from diagnostics.trace.walk import Step
+from diagnostics.trace.walk import Step, Verdict
 
 _TRANSLATING = re.compile(r"\b(?:DNAT|REDIRECT|NETMAP|dnat|redirect)\b")
 
@@ -47,12 +47,15 @@ class Outsiders:
         """Take in what became of a call that the API has a frontend for."""
         step = _decided_by_others(trace)
         if step is None:
+            for partly in _refused_in_part(trace):
+                some = _Met(_certainly("is refused on the way to some endpoints", trace))
+                self._refused.setdefault(cited(partly), some).add(service, call)
             return
         said = Outcome.of(trace).text
         if trace.verdict == DNAT:
             self._hijacked.setdefault((service, cited(step)), _Met(said)).add(service, call)
         else:
-            self._refused.setdefault(cited(step), _Met(said)).add(service, call)
+            self._refused.setdefault(cited(step), _Met(_certainly(said, trace))).add(service, call)
 
     def differences(self, family: str) -> Iterator[Difference]:
         """Yield one for each service port and rule that takes its calls."""
@@ -77,6 +80,11 @@ class Outsiders:
             yield f"a call to {whom} from {clients} {met.outcome} by somebody else's rule: {rule}"
 
 
+def _certainly(said: str, trace: Trace) -> str:
+    """Return what happens, as a possibility where a rate or a socket decides about it."""
+    return said if trace.certainty == CERTAIN else said.replace("is ", "may be ", 1)
+
+
 def _decided_by_others(trace: Trace) -> Step | None:
     if trace.verdict in (DROP, REJECT):
         step = deciding_step(trace.steps)
@@ -85,6 +93,17 @@ def _decided_by_others(trace: Trace) -> Step | None:
     else:
         return None
     return step if step is not None and dataplane_of((step,)) is None else None
+
+
+def _refused_in_part(trace: Trace) -> Iterator[Step]:
+    """Yield rules of third parties that refuse what others let through to other endpoints."""
+    if trace.verdict != DNAT:
+        return
+    for end in trace.ends:
+        if end.verdict is not Verdict.ACCEPT:
+            step = deciding_step(end.branch.steps())
+            if step is not None and dataplane_of((step,)) is None:
+                yield step
 
 
 def _translates(step: Step) -> bool:

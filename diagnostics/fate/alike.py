@@ -46,12 +46,13 @@ class Alike:
         self._last: _Shape | None = None  # calls to one service port follow each other
         self._intended: dict[Hashable, Hashable] = {}
 
-    def agrees(self, call: Call, actual: Outcome) -> bool:
-        """Return whether *actual* is what a sibling's rules intend for such a call."""
+    def agrees(self, call: Call, actual: Outcome) -> bool | None:
+        """Return whether *actual* is what siblings intend; None when none was learnt of."""
         shape = self._shape(call)
-        if shape is None:
-            return False
-        return self._intended.get(self._key(shape, call)) == _renamed(shape, actual)
+        intended = None if shape is None else self._intended.get(self._key(shape, call))
+        if shape is None or intended is None:
+            return None
+        return intended == _renamed(shape, actual)
 
     def learn(self, call: Call, intended: Outcome) -> None:
         """Take in what the compiled rules intend for a call."""

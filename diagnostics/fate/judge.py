@@ -12,11 +12,12 @@ from typing import NamedTuple
 from diagnostics.fate.compare import Change
 from diagnostics.fate.difference import Difference, Kind
 from diagnostics.fate.probes import Outcome
-from diagnostics.trace.report import DNAT
+from diagnostics.trace.report import DNAT, DROP, REJECT
 from diagnostics.trace.walk import Step, Tri
 from proxy.config.types import IPVS
 
 _MOST_NAMED = 4
+_MOST_READABLE = 9999
 
 
 class Judgement(NamedTuple):
@@ -91,7 +92,11 @@ def _listed(places: Iterable[str]) -> str:
 
 def _shares(places: dict[str, _Place], named: Iterable[str]) -> str:
     ordered = sorted(named)[:_MOST_NAMED]
-    return ", ".join(f"{place} {places[place].share}" for place in ordered)
+    return ", ".join(f"{place} {_share(places[place].share)}" for place in ordered)
+
+
+def _share(share: Fraction) -> str:
+    return str(share) if share.denominator <= _MOST_READABLE else f"{float(share):.6g}"
 
 
 @dataclass(slots=True)
@@ -109,7 +114,9 @@ def differences(family: str, changes: Iterable[Change]) -> Iterator[Difference]:
             group = groups.setdefault((change.service, judgement), _Group())
             group.subject[change.call.frontend.text] = None
             group.clients[change.call.client.kind] = None
-            if step := deciding_step(change.after_trace.steps):
+            # Of a call that nobody decides about any rule would be as good as another.
+            decided = change.after.verdict in (DNAT, DROP, REJECT)
+            if decided and (step := deciding_step(change.after_trace.steps)):
                 group.evidence[cited(step)] = None
     for (service, judgement), group in groups.items():
         yield Difference(

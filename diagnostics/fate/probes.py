@@ -65,7 +65,9 @@ class Outcome:
             said = ", ".join(places[:3])
             return f"goes to {said}" + (f" and {len(places) - 3} more" if len(places) > 3 else "")
         words = {DROP: "is dropped", REJECT: "is rejected"}
-        return words.get(self.verdict, "is not translated")
+        said = words.get(self.verdict, "is not translated")
+        unused = self.verdict in words and not self.known
+        return f"{said} like every unused address or port of Services" if unused else said
 
 
 @dataclass(frozen=True, slots=True)

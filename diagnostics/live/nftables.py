@@ -43,14 +43,20 @@ def live_ruleset(tables: Sequence[KernelTable], kernel: NftReader, run: Run) -> 
     listed = read_json(run(("nft", "-j", "list", "chains")))
     return NftRuleset(
         {
-            (table.family, table.name): _table(table, listed, _Pieces(table, kernel, run))
+            (table.family, table.name): _table(table, listed, Pieces(table, kernel, run))
             for table in tables
         },
         listed.gaps,
     )
 
 
-def _table(table: KernelTable, listed: NftRuleset, pieces: _Pieces) -> Table:
+def bare_table(table: KernelTable, kernel: NftReader, run: Run) -> tuple[Pieces, Table]:
+    """Return what reads a table, and the table with its sets, but without its chains."""
+    pieces = Pieces(table, kernel, run)
+    return pieces, Table(table.family, table.name, {}, _NamedSets(pieces))
+
+
+def _table(table: KernelTable, listed: NftRuleset, pieces: Pieces) -> Table:
     found = listed.tables.get((table.family, table.name))
     chains = {
         name: replace(chain, rules=_Rules(name, pieces))
@@ -65,7 +71,7 @@ class _Rules(Sequence[Rule]):
 
     __slots__ = ("_chain", "_pieces", "_read")
 
-    def __init__(self, chain: str, pieces: _Pieces) -> None:
+    def __init__(self, chain: str, pieces: Pieces) -> None:
         self._chain = chain
         self._pieces = pieces
         self._read: Sequence[Rule] | None = None
@@ -91,7 +97,7 @@ class _Rules(Sequence[Rule]):
 class _NamedSets(Mapping[str, NamedSet]):
     """The named sets and maps of a table; to go through all of them lists the table."""
 
-    def __init__(self, pieces: _Pieces) -> None:
+    def __init__(self, pieces: Pieces) -> None:
         self._pieces = pieces
         self._known: dict[str, NamedSet | None] = {}
 
@@ -110,7 +116,7 @@ class _NamedSets(Mapping[str, NamedSet]):
         return len(self._pieces.whole().sets)
 
 
-class _Pieces:
+class Pieces:
     """Reads what belongs to one table; every piece once."""
 
     def __init__(self, table: KernelTable, kernel: NftReader, run: Run) -> None:
@@ -120,9 +126,20 @@ class _Pieces:
         self._headers: dict[str, KernelSet | None] = {}
         self._whole: Table | None = None
 
+    def raw(self, chain: str) -> list[bytes]:
+        """Return the attributes of each rule of a chain; raises ReadError."""
+        return self._asked(lambda: self._kernel.rules(self._table, chain))
+
+    def rule(self, chain: str, place: int) -> Rule:
+        """Return the rule of a chain at a place from 0; raises ReadError."""
+        try:
+            return self._rule(place + 1, self.raw(chain)[place])
+        except Undecoded:
+            return self._listed("chain", chain).chains[chain].rules[place]
+
     def rules(self, chain: str) -> Sequence[Rule]:
         """Return the rules of a chain; raises ReadError."""
-        raw = self._asked(lambda: self._kernel.rules(self._table, chain))
+        raw = self.raw(chain)
         try:
             return [self._rule(number, one) for number, one in enumerate(raw, 1)]
         except Undecoded:

@@ -8,9 +8,11 @@ from typing import TypeVar
 
 from diagnostics.iptables.model import Ruleset
 from diagnostics.live.kernel import KernelNft, KernelTable, NftReader
-from diagnostics.live.nftables import live_ruleset
-from diagnostics.live.xtables import Programs, legacy_rules, nft_rules
+from diagnostics.live.native import KernelNatives
+from diagnostics.live.nftables import bare_table, live_ruleset
+from diagnostics.live.xtables import Programs, legacy_rules, legacy_tables, nft_rules
 from diagnostics.nftables.model import NftRuleset
+from diagnostics.nftables.native import NativeRules
 from diagnostics.snapshot.live import TIMEOUT_S, LiveSource, ReadObjects
 from diagnostics.snapshot.mode import ModeGuess, guess_mode
 from diagnostics.snapshot.node import NodeSnapshot
@@ -23,10 +25,6 @@ from proxy.model.addresses import IPFamily
 
 T = TypeVar("T")
 _PARTS = {IPFamily.IPV4: Part.IPTABLES, IPFamily.IPV6: Part.IP6TABLES}
-_LEGACY_NAMES = {
-    IPFamily.IPV4: "proc/self/net/ip_tables_names",
-    IPFamily.IPV6: "proc/self/net/ip6_tables_names",
-}
 _WORDS = {"ip": IPFamily.IPV4, "ip6": IPFamily.IPV6}
 
 
@@ -66,7 +64,7 @@ class SelectiveSnapshot(NodeSnapshot):
 
     def _rulesets(self, family: IPFamily) -> tuple[Ruleset, ...]:
         found = (
-            legacy_rules(family, self._legacy_names(family), self._programs),
+            legacy_rules(family, legacy_tables(self._root, family), self._programs),
             nft_rules(family, self._tables(), self._kernel, self._programs),
         )
         return tuple(rules for rules in found if rules.tables)
@@ -82,9 +80,25 @@ class SelectiveSnapshot(NodeSnapshot):
         """Return the nftables ruleset, without the tables that are iptables-nft's alone."""
         return self._once("nft", lambda: _or_gap(Part.NFT_JSON, self._nft))
 
+    def natives(self, family: IPFamily, table: str) -> NativeRules | None:
+        """Return the rules of nft in a table of iptables, None without such a table."""
+        for one in self._tables():
+            if _WORDS.get(one.family) is family and one.name == table:
+                return KernelNatives(*bare_table(one, self._kernel, self._programs.run))
+        return None
+
     def _nft(self) -> NftRuleset:
         wanted = [table for table in self._tables() if not self._is_of_iptables(table)]
         return live_ruleset(wanted, self._kernel, self._programs.run)
+
+    def setting(self, name: str) -> int | None:
+        """Return one kernel setting: sysctl prints a thousand others with it."""
+        # A dot within the name of a device is a slash in that of a setting.
+        path = name.translate({ord("."): "/", ord("/"): "."})
+        try:
+            return int((self._root / "proc/sys" / path).read_text())
+        except (OSError, ValueError):
+            return None
 
     def _guess_mode(self) -> ModeGuess:
         """As for a whole snapshot, from the chains and tables that tell a proxy's mode."""
@@ -120,12 +134,6 @@ class SelectiveSnapshot(NodeSnapshot):
 
     def _tables(self) -> list[KernelTable]:
         return self._once("nf_tables", self._kernel.tables)
-
-    def _legacy_names(self, family: IPFamily) -> list[str]:
-        try:
-            return (self._root / _LEGACY_NAMES[family]).read_text().split()
-        except FileNotFoundError:  # the kernel has not loaded, or does not have, legacy tables
-            return []
 
 
 def _or_gap(part: Part, make: Callable[[], T]) -> T | Gap:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import UserDict
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from diagnostics.iptables.model import Chain, Ruleset, Table
 from diagnostics.iptables.save import read_listing, read_save
@@ -33,6 +34,11 @@ BUILT_IN = {
 _HOOKS = frozenset(
     {"INGRESS", "EGRESS"}.union(name for names in BUILT_IN.values() for name in names)
 )
+_LEGACY_NAMES = {
+    IPFamily.IPV4: "proc/self/net/ip_tables_names",
+    IPFamily.IPV6: "proc/self/net/ip6_tables_names",
+}
+NFT, LEGACY = "nft", "legacy"
 _PROGRAMS = {IPFamily.IPV4: "iptables", IPFamily.IPV6: "ip6tables"}
 _WORDS = {IPFamily.IPV4: "ip", IPFamily.IPV6: "ip6"}
 # How iptables-nft speaks of what was made with nft, and of a chain that does not exist.
@@ -64,12 +70,46 @@ class Programs:
         if self.has(own):
             return own
         plain = _PROGRAMS[family]
-        if self.has(plain):
-            said = self.run((plain, "--version"))
-            if ("nf_tables" in said) == (kind == "nft"):
-                return plain + action
+        if self.has(plain) and self.backend(family) == kind:
+            return plain + action
         reason = f"the node has rules of the {kind} backend, and this program is not installed"
         raise ToolMissing([own], reason, hint="install the package iptables")
+
+    def backend(self, family: IPFamily) -> str:
+        """Return the backend of the plain program; raises CommandError."""
+        said = self.run((_PROGRAMS[family], "--version"))
+        return NFT if "nf_tables" in said else LEGACY
+
+
+def legacy_tables(root: Path, family: IPFamily) -> list[str]:
+    """Return the names of the legacy tables that exist; raises OSError."""
+    try:
+        return (root / _LEGACY_NAMES[family]).read_text().split()
+    except FileNotFoundError:  # the kernel has not loaded, or does not have, legacy tables
+        return []
+
+
+def second_dump(family: IPFamily, root: Path, programs: Programs) -> tuple[str, str] | None:
+    """
+    Return what the backend holds that the plain iptables-save does not show.
+
+    Returns:
+        The name of the program that showed it and what it printed; None where it holds nothing.
+
+    Raises:
+        CommandError: It could not be read.
+        OSError: Which legacy tables there are could not be read.
+    """
+    if programs.backend(family) == NFT:
+        if not legacy_tables(root, family):
+            return None
+        program = programs.of(family, LEGACY, "-save")
+    else:
+        program = f"{_PROGRAMS[family]}-nft-save"
+        if not programs.has(program):
+            return None
+    text = programs.run((program, "-c"))
+    return (program, text) if read_save(text).tables else None
 
 
 def nft_rules(

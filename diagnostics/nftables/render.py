@@ -349,6 +349,10 @@ _STATEMENTS: Mapping[str, Callable[[str, Json], str]] = {
     "set": _update,
     "map": _update,
     "opaque": lambda _, body: str(body),
+    "meter": lambda _, body: (
+        f"meter {body['name']} size {body['size']} "
+        f"{{ {render_expression(body['key'])} {render_statement(body['stmt'])} }}"
+    ),
     "last": lambda name, _: name,
     "fwd": lambda _, body: f'fwd to "{body["dev"]}"',
     "dup": lambda _, body: f'dup to "{body["addr"]}"',

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from diagnostics.readers.problems import LineProblem, not_understood
 
-# A name with a slash instead of a dot (net/ipv4/conf/eth0.1/rp_filter) keeps its dots.
+# A name with slashes (net/ipv4/conf/eth0.1/rp_filter) keeps the dots of its parts; in one with dots
+# they are slashes (net.ipv4.conf.eth0/1.rp_filter).
 _LINE = re.compile(r"([A-Za-z][\w./@:+-]*)\s*=\s?(.*)")
+_SLASHES = re.compile(r"[^./]*/")
 # What sysctl(8) prints, mixed in, about keys that it may not read.
 _COMPLAINTS = ("sysctl: ", "#", ";")
 
@@ -43,7 +45,7 @@ def read_sysctl(text: str) -> Sysctls:
             continue
         if match := _LINE.fullmatch(line):
             name = match[1]
-            if "/" in name:
+            if _SLASHES.match(name):
                 name = name.translate({ord("/"): ".", ord("."): "/"})
             values[name] = match[2].strip()
         else:

@@ -47,6 +47,9 @@ _BY_NAME = frozenset(
 _WEAK = frozenset({Part.METRICS, Part.LOG})
 _OF_SEVERAL = frozenset({Part.ROUTES, Part.ROUTES6, Part.RULES, Part.RULES6})
 # calicoctl node diags.
+_BACKENDS = frozenset({Part.IPTABLES, Part.IP6TABLES})
+_NFT_BACKEND = b"(nf_tables)"
+_DECIDES = re.compile(rb"^(?:\[\d+:\d+\] )?-A |^:\S+ DROP", re.MULTILINE)
 _ADDRESSES_BY_FAMILY = {"ipv4_addr", "ipv6_addr"}
 _LONGEST_BARE = 4096
 _MOST_UNPACKED_BYTES = 2 << 30
@@ -237,6 +240,8 @@ class BundleSource:
         contents = [self._content(name) for name in names]
         if part in OBJECT_PARTS | _OF_SEVERAL or {*map(_base, names)} == _ADDRESSES_BY_FAMILY:
             return tuple(contents)
+        if part in _BACKENDS:
+            return _by_backend(contents, part)
         return (best_dump(contents, part),)
 
     def _gap(self, part: Part) -> Gap:
@@ -265,6 +270,19 @@ class BundleSource:
             edited = "it was changed after it was collected, says the manifest's SHA-256"
             note = f"{note}; {edited}" if note else edited
         return Content(name, decoded.text.encode(), note)
+
+
+def _by_backend(contents: list[Content], part: Part) -> tuple[Content, ...]:
+    """Return the best dump, and that of iptables' other backend if it has rules or drops."""
+    first = max(contents, key=lambda one: (_rules_of_proxy(one), len(one.data)))
+    is_nft = _is_nft(first)
+    others = [one for one in contents if _is_nft(one) != is_nft and _DECIDES.search(one.data)]
+    same = [one for one in contents if one not in others]
+    return (best_dump(same, part), *([best_dump(others, part)] if others else []))
+
+
+def _is_nft(content: Content) -> bool:
+    return _NFT_BACKEND in content.data[:_END_BYTES]
 
 
 def best_dump(contents: list[Content], part: Part) -> Content:

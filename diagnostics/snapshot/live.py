@@ -8,7 +8,8 @@ started where the kernel shows that there is nothing to list.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from diagnostics.snapshot.legacy import legacy_counters
 from diagnostics.snapshot.node import NodeSnapshot
 from diagnostics.snapshot.parts import FACTS, OBJECT_PARTS, Gap, Part, gap
 from diagnostics.snapshot.source import Content
-from proxy.kernel.command import CommandError, ToolMissing, run
+from proxy.kernel.command import CommandError, ToolMissing, find_tool, run
+from proxy.model.addresses import IPFamily
 
 ReadObjects = Callable[[Part], bytes]
 """Returns the objects of a part as a JSON list, or the proxy's ConfigMap; raises SourceError."""
@@ -31,6 +33,7 @@ _LOADED = {
     Part.IPVS_LIST: "proc/net/ip_vs",
     Part.IPSET: "sys/module/ip_set",
 }
+_FAMILIES = {Part.IPTABLES: IPFamily.IPV4, Part.IP6TABLES: IPFamily.IPV6}
 _LOGS = "var/log/pods"
 
 
@@ -70,6 +73,8 @@ class LiveSource:
         }
         if part in others:
             return others[part]()
+        if part in _FAMILIES:
+            return self._rules(part)
         loaded = _LOADED.get(part)
         if loaded and not (self._root / loaded).exists():
             return (Content(part.value, b"", f"/{loaded} is absent: there are none"),)
@@ -83,6 +88,26 @@ class LiveSource:
         except CommandError as error:
             return gap(part, str(error), _next_step(error))
         return (Content(part.value, done.stdout.encode()),)
+
+    def _rules(self, part: Part) -> tuple[Content, ...] | Gap:
+        """Read both of iptables' backends where both have rules: the plain program shows one."""
+        from diagnostics.live.xtables import Programs, second_dump
+
+        def program(argv: Sequence[str]) -> str:
+            return run(argv, timeout_s=TIMEOUT_S, check=True).stdout
+
+        first = self._run(part)
+        if isinstance(first, Gap):
+            return first
+        programs = Programs(program, lambda tool: find_tool(tool) is not None)
+        try:
+            second = second_dump(_FAMILIES[part], self._root, programs)
+        except (CommandError, OSError) as error:
+            note = f"rules of the other backend are not known: {error}"
+            return tuple(replace(content, note=note) for content in first)
+        if second is None:
+            return first
+        return (*first, Content(f"{second[0]}.txt", second[1].encode()))
 
     def _ask_api(self, part: Part) -> tuple[Content, ...] | Gap:
         from proxy.sources.source import SourceError

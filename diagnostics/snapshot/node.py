@@ -29,11 +29,13 @@ from proxy.model.node import read_node
 if TYPE_CHECKING:
     from diagnostics.iptables.model import Ruleset
     from diagnostics.nftables.model import NftRuleset
+    from diagnostics.nftables.native import NativeRules
     from diagnostics.readers.objects import ClusterObjects
     from proxy.config.types import ProxyConfig
 
 T = TypeVar("T")
 _INSTEAD = ((Part.NFT_JSON, Part.NFT_TEXT), (Part.IPVS, Part.IPVS_LIST))
+_OF_PROXY = b"KUBE-"
 _RULES_OF = {IPFamily.IPV4: Part.IPTABLES, IPFamily.IPV6: Part.IP6TABLES}
 
 
@@ -88,13 +90,12 @@ class NodeSnapshot:
     # The kernel.
 
     def iptables(self, family: IPFamily) -> Ruleset | Gap:
-        """Return the iptables rules of one family."""
-        from diagnostics.iptables.save import read_save
-
-        return self._parsed(f"iptables {family}", _RULES_OF[family], read_save)
+        """Return the iptables rules of one family; of two backends those with the proxy's."""
+        found = self.rulesets(family)
+        return found if isinstance(found, Gap) else found[0]
 
     def rulesets(self, family: IPFamily) -> tuple[Ruleset, ...] | Gap:
-        """Return the iptables rules of one family, of each backend that there is a dump of."""
+        """Return the rules of each backend that there is a dump of, that with the proxy's first."""
         from diagnostics.iptables.save import read_save
 
         contents = self.contents(_RULES_OF[family])
@@ -102,11 +103,10 @@ class NodeSnapshot:
             return contents
 
         def make() -> tuple[Ruleset, ...]:
-            first = self.iptables(family)
-            found = {} if isinstance(first, Gap) else {first.backend: first}
-            for content in contents[1:]:
+            found: dict[str, Ruleset] = {}
+            for content in sorted(contents, key=lambda one: -one.data.count(_OF_PROXY)):
                 read = read_save(content.data.decode("utf-8", "replace"))
-                found.setdefault(read.backend, read)
+                found.setdefault(read.backend or content.name, read)
             return tuple(found.values())
 
         return self._once(f"rulesets {family}", make)
@@ -124,6 +124,16 @@ class NodeSnapshot:
             return text if isinstance(listing, Gap) else read_text(listing)
 
         return self._once("nft", make)
+
+    def natives(self, family: IPFamily, table: str) -> NativeRules | None:
+        """Return the rules of nft in a table of iptables, None if nft's listing is not known."""
+        from diagnostics.nftables.native import TableNatives
+
+        tables = self.nft()
+        if isinstance(tables, Gap):
+            return None
+        found = tables.tables.get(("ip" if family is IPFamily.IPV4 else "ip6", table))
+        return None if found is None else TableNatives(found)
 
     def ipvs(self) -> IpvsTable | Gap:
         """Return the virtual servers, with counters of connections if only the listing is there."""

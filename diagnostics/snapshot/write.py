@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -25,6 +25,7 @@ from diagnostics.snapshot.target import Place, Put, target
 
 # What a redacted snapshot leaves out: free text.
 _FREE_TEXT = frozenset({Part.METRICS, Part.LOG})
+_BACKENDS = frozenset({Part.IPTABLES, Part.IP6TABLES})
 CLUSTER_PARTS = (*(part for part in Part if part in OBJECT_PARTS - {Part.OBJECTS}), Part.CONFIG)
 """What is the same on every node."""
 NODE_PARTS = tuple(part for part in Part if part not in OBJECT_PARTS | {Part.MANIFEST, Part.CONFIG})
@@ -170,24 +171,46 @@ def _collect(
     for number, part in enumerate(parts, 1):
         if progress:
             progress(part, number, len(parts))
-        data = _part_data(source, part, names)
-        if isinstance(data, Gap):
-            hidden = Gap(data.what, names.told(data.why), names.told(data.how)) if names else data
-            gaps.append(hidden)
+        found = _read(source, part, names)
+        if isinstance(found, Gap):
+            gaps.append(_hidden(found, names))
             continue
-        put(part.value, data)
-        command = " ".join(FACTS[part].command)
-        digest = hashlib.sha256(data).hexdigest()
-        files.append(WrittenFile(part.value, digest, len(data), command))
+        for name, command, contents in _files(part, found):
+            data = _part_data(part, contents, names)
+            if isinstance(data, Gap):
+                gaps.append(_hidden(data, names))
+                continue
+            put(name, data)
+            digest = hashlib.sha256(data).hexdigest()
+            files.append(WrittenFile(name, digest, len(data), command))
     return files, gaps
 
 
-def _part_data(source: PartSource, part: Part, names: Names | None) -> bytes | Gap:
+def _hidden(found: Gap, names: Names | None) -> Gap:
+    return Gap(found.what, names.told(found.why), names.told(found.how)) if names else found
+
+
+def _read(source: PartSource, part: Part, names: Names | None) -> tuple[Content, ...] | Gap:
     if names and part in _FREE_TEXT:
         return gap(part, "left out of a redacted snapshot", "make one without --redact")
-    found = source.read(part)
-    if isinstance(found, Gap):
-        return found
+    return source.read(part)
+
+
+def _files(
+    part: Part, found: tuple[Content, ...]
+) -> Iterator[tuple[str, str, tuple[Content, ...]]]:
+    """Yield name, command and contents of each file: a second backend has one of its own."""
+    command = " ".join(FACTS[part].command)
+    if part not in _BACKENDS:
+        yield part.value, command, found
+        return
+    yield part.value, command, found[:1]
+    for other in found[1:]:
+        name = PurePosixPath(other.name).name
+        yield name, f"{name.removesuffix('.txt')} -c", (other,)
+
+
+def _part_data(part: Part, found: tuple[Content, ...], names: Names | None) -> bytes | Gap:
     if part in OBJECT_PARTS:
         return _objects(part, found, names)
     if part is Part.CONFIG:

@@ -101,13 +101,20 @@ class RewriteObject(_Object, frozen=True):
 
 
 class ReplyObject(_Object, frozen=True):
-    """An endpoint's answer, and whether it comes by this node."""
+    """
+    An endpoint's answer, and whether it comes by this node.
+
+    ``delivered``: whether the rules of this node let it through if it comes by; ``steps`` are those
+    on its way. Both are absent where the answer was not followed.
+    """
 
     endpoint: str
     masquerade: bool
     passes: Literal["yes", "no", "maybe"]
     why: str
     rewrites: list[RewriteObject]
+    delivered: Literal["yes", "no", "maybe"] | UnsetType = UNSET
+    steps: list[StepObject] | UnsetType = UNSET
 
 
 class Report(_Object, frozen=True):
@@ -146,7 +153,7 @@ def report(
 
 def answer(trace: Trace, gaps: Sequence[str], around: Surroundings | None = None) -> Report:
     """Return the object; *around* adds owners, names and the way back."""
-    steps = trace.steps
+    steps, back = trace.steps, replies(trace, around) if around else ()
     plane: Any = dataplane_of(steps)
     verdict: Any = trace.verdict
     certainty: Any = trace.certainty
@@ -162,10 +169,10 @@ def answer(trace: Trace, gaps: Sequence[str], around: Surroundings | None = None
         steps=[_step(one) for one in steps],
         gaps=list(gaps),
         summary=sentence(trace, around),
-        client=client_sees(trace),
+        client=client_sees(trace, back),
         paths=[_path(end, steps) for end in trace.ends],
         names=meanings(trace, around) if around else UNSET,
-        replies=[_reply(one) for one in replies(trace, around)] if around else UNSET,
+        replies=[_reply(one) for one in back] if around else UNSET,
     )
 
 
@@ -247,4 +254,6 @@ def _reply(one: Reply) -> ReplyObject:
         passes=_PASSES[one.passes],
         why=one.why,
         rewrites=rewrites,
+        delivered=UNSET if one.delivered is None else _PASSES[one.delivered],
+        steps=UNSET if one.delivered is None else [_step(step) for step in one.steps],
     )

@@ -16,7 +16,7 @@ from diagnostics.trace.nft_values import Expressions
 from diagnostics.trace.nftables import BaseChain
 from diagnostics.trace.node import Hook, Listener, Node
 from diagnostics.trace.snapshot_facts import SnapshotFacts
-from diagnostics.trace.xtables import BuiltInChain
+from diagnostics.trace.xtables import BuiltInChain, Natives
 from proxy.model.addresses import IPFamily
 
 
@@ -27,7 +27,7 @@ def node_of(snapshot: NodeSnapshot, family: IPFamily) -> Node:
     found = snapshot.rulesets(family)
     backends = () if isinstance(found, Gap) else found
     for rules in backends:
-        listeners += _built_in_chains(rules, facts)
+        listeners += _built_in_chains(rules, snapshot, family, facts)
     tables = snapshot.nft()
     if not isinstance(tables, Gap):
         shown = {name for rules in backends if rules.backend != _LEGACY for name in rules.tables}
@@ -38,12 +38,18 @@ def node_of(snapshot: NodeSnapshot, family: IPFamily) -> Node:
     return Node(tuple(listeners), facts)
 
 
-def _built_in_chains(rules: Ruleset, facts: Facts) -> Iterator[Listener]:
+def _built_in_chains(
+    rules: Ruleset, snapshot: NodeSnapshot, family: IPFamily, facts: Facts
+) -> Iterator[Listener]:
     conditions, candidates = Conditions(facts), Candidates()
     for table in rules.tables.values():
+        native = None
+        if rules.backend != _LEGACY:
+            natives = snapshot.natives(family, table.name)
+            native = None if natives is None else Natives(natives, facts)
         for hook in Hook:
             if hook.name in table.chains:
-                yield BuiltInChain(table, hook, conditions, candidates)
+                yield BuiltInChain(table, hook, conditions, candidates, native)
 
 
 _LEGACY = "legacy"

@@ -18,16 +18,17 @@ from diagnostics.iptables import matches as m
 from diagnostics.iptables.numbers import intended_probability
 from diagnostics.trace.facts import Facts, types_on
 from diagnostics.trace.packet import PROTOCOL_NAMES, Address, Packet
+from diagnostics.trace.routing_checks import comes_by_its_route
 from diagnostics.trace.walk import Tri, tri
 
-_ONCE = Fraction(1)
+ONCE = Fraction(1)
 
 
 class Answer(NamedTuple):
     """Whether a condition holds, with which probability if it is a draw, and why."""
 
     holds: Tri
-    chance: Fraction = _ONCE
+    chance: Fraction = ONCE
     why: str = ""
 
 
@@ -46,11 +47,11 @@ class Conditions:
 
     def holds(self, condition: m.Match, packet: Packet) -> Answer:
         """Return whether a condition holds, its negation included."""
-        answer = self._ask(condition, packet)
+        answer = _asking(type(condition))(self, condition, packet)
         if not getattr(condition, "negated", False):
             return answer
-        if answer.chance != _ONCE:
-            return answer._replace(chance=_ONCE - answer.chance)
+        if answer.chance is not ONCE and answer.chance != ONCE:
+            return answer._replace(chance=ONCE - answer.chance)
         return answer._replace(holds=~answer.holds)
 
     @singledispatchmethod
@@ -58,7 +59,25 @@ class Conditions:
         module = getattr(condition, "module", "") or type(condition).__name__.lower()
         if module == "owner" and packet.iif not in ("", "lo", None):
             return Answer(Tri.NO, why="a packet that was forwarded has no owner")
+        if module == "rpfilter":
+            return self._reverse_path(getattr(condition, "text", ""), packet)
         return Answer(Tri.MAYBE, why=f"only the kernel can decide {module!r}")
+
+    def _reverse_path(self, text: str, packet: Packet) -> Answer:
+        options = set(text.split())
+        mark = packet.mark if "--validmark" in options else 0
+        found = comes_by_its_route(
+            packet,
+            self.facts,
+            mark,
+            is_loose="--loose" in options,
+            own="--accept-local" in options,
+        )
+        if found is None:
+            return Answer(Tri.MAYBE, why=f"the route back to {packet.src} is not known")
+        how = "does" if found else "does not"
+        why = f"the route back to {packet.src} {how} leave where the packet came in"
+        return _answer(found == ("--invert" not in options), why)
 
     @_ask.register
     def _(self, condition: m.Address, packet: Packet) -> Answer:
@@ -106,7 +125,9 @@ class Conditions:
     def _(self, condition: m.TcpFlags, packet: Packet) -> Answer:
         if packet.protocol != 6:
             return NO
-        return _answer(condition.mask & {"SYN"} == condition.flags, "the packet is a SYN")
+        flags = {"SYN", "ACK"} if packet.answers else {"SYN"}
+        why = f"the packet is a {'/'.join(sorted(flags, reverse=True))}"
+        return _answer(condition.mask & flags == condition.flags, why)
 
     @_ask.register
     def _(self, condition: m.IcmpType, packet: Packet) -> Answer:
@@ -116,12 +137,13 @@ class Conditions:
     def _(self, condition: m.ConntrackState, packet: Packet) -> Answer:
         if packet.untracked:
             return _answer("UNTRACKED" in condition.states, "no connection is tracked")
-        states = {"NEW"}
-        if packet.is_translated:
+        states = {"ESTABLISHED" if packet.answers else "NEW"}
+        if packet.opener.is_translated:
             states.add("DNAT")
-        if packet.source_rewritten:
+        if packet.opener.source_rewritten:
             states.add("SNAT")
-        return _answer(bool(states & condition.states), "the packet opens a connection")
+        why = "the packet is an answer" if packet.answers else "the packet opens a connection"
+        return _answer(bool(states & condition.states), why)
 
     @_ask.register
     def _(self, condition: m.ConntrackField, packet: Packet) -> Answer:
@@ -255,18 +277,39 @@ def _reply_target(value: str, packet: Packet) -> bool | None:
     return None if packet.source_rewritten else _is_within(value, packet.src)
 
 
+def _has_status(value: str, packet: Packet) -> bool | None:
+    """Whether a connection has one of some states; an answer makes it one that saw a reply."""
+    if packet.answers is None:
+        return False
+    wanted = set(value.upper().split(","))
+    if wanted & {"SEEN_REPLY", "CONFIRMED"}:
+        return True
+    return None if "ASSURED" in wanted else False
+
+
 # By the first packet of a connection: no answer was seen, and it is in no table yet.
 _CONNTRACK: dict[str, Callable[[str, Packet], bool | None]] = {
     "ctproto": lambda value, packet: (
         value.upper() in (str(packet.protocol), PROTOCOL_NAMES.get(packet.protocol))
     ),
-    "ctstatus": lambda value, packet: False,
-    "ctorigdst": lambda value, packet: _is_within(value, packet.original[0]),
-    "ctorigsrc": lambda value, packet: _is_within(value, packet.src),
-    "ctorigsrcport": lambda value, packet: _is_port(value, packet.sport),
-    "ctorigdstport": lambda value, packet: _is_port(value, packet.original[1]),
-    "ctreplsrc": lambda value, packet: _is_within(value, packet.dst),
-    "ctrepldst": _reply_target,
-    "ctreplsrcport": lambda value, packet: _is_port(value, packet.dport),
-    "ctdir": lambda value, packet: value.upper() == "ORIGINAL",
+    "ctstatus": lambda value, packet: _has_status(value, packet),
+    "ctorigdst": lambda value, packet: _is_within(value, packet.opener.original[0]),
+    "ctorigsrc": lambda value, packet: _is_within(value, packet.opener.src),
+    "ctorigsrcport": lambda value, packet: _is_port(value, packet.opener.sport),
+    "ctorigdstport": lambda value, packet: _is_port(value, packet.opener.original[1]),
+    "ctreplsrc": lambda value, packet: _is_within(value, packet.opener.dst),
+    "ctrepldst": lambda value, packet: _reply_target(value, packet.opener),
+    "ctreplsrcport": lambda value, packet: _is_port(value, packet.opener.dport),
+    "ctdir": lambda value, packet: value.upper() == ("REPLY" if packet.answers else "ORIGINAL"),
 }
+
+
+_ASKING: dict[type, Callable[..., Answer]] = {}
+
+
+def _asking(kind: type) -> Callable[..., Answer]:
+    """Return what decides conditions of a type; to bind the method each time is half the cost."""
+    found = _ASKING.get(kind)
+    if found is None:
+        found = _ASKING[kind] = vars(Conditions)["_ask"].dispatcher.dispatch(kind)
+    return found

@@ -13,12 +13,16 @@ class Route(NamedTuple):
     """
     Where packets to a destination leave, and the node's own address they leave with.
 
-    ``refusal`` is blackhole, unreachable or prohibit where the route lets nothing through.
+    ``refusal`` is blackhole, unreachable or prohibit where the route lets nothing through;
+    ``is_local`` that the route leads to the node itself. Without ``is_certain`` a policy rule could
+    not be decided, or there are several next hops.
     """
 
     oif: str
     source: Address | None
     refusal: str = ""
+    is_local: bool = False
+    is_certain: bool = True
 
 
 class IpSet(Protocol):
@@ -48,6 +52,9 @@ class Facts(Protocol):
 
     def recent(self, name: str) -> frozenset[Address] | None:
         """Return the addresses that a ``-m recent`` list holds."""
+
+    def setting(self, name: str) -> int | None:
+        """Return a kernel setting that is a number: ``net.ipv4.ip_forward``."""
 
 
 def redirected(packet: Packet, facts: Facts) -> Address:

@@ -29,6 +29,7 @@ class IpvsHook:
     """A listener; see Node."""
 
     is_nat = False
+    reroutes = False
 
     def __init__(self, table: IpvsTable, hook: Hook) -> None:
         self._table = table

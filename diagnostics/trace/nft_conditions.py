@@ -8,7 +8,7 @@ from fractions import Fraction
 from diagnostics.nftables.constants import BITMASKS, NAMES
 from diagnostics.nftables.data_types import Json, key_types
 from diagnostics.nftables.elements import Element, bits
-from diagnostics.trace.nft_values import Expressions, Special, Value, merged
+from diagnostics.trace.nft_values import Expressions, Special, Value, as_number, merged
 from diagnostics.trace.packet import Packet
 from diagnostics.trace.walk import Tri, tri
 
@@ -22,9 +22,9 @@ _ORDER = {
 }
 
 
-def holds(body: Json, packet: Packet, expressions: Expressions) -> Iterator[tuple[Tri, Fraction]]:
-    """Yield whether a match holds, with the probability of each answer."""
-    yield from merged(_holds(body, packet, expressions))
+def holds(body: Json, packet: Packet, expressions: Expressions) -> list[tuple[Tri, Fraction]]:
+    """Return whether a match holds, with the probability of each answer."""
+    return merged(_holds(body, packet, expressions))
 
 
 def _holds(body: Json, packet: Packet, expressions: Expressions) -> Iterator[tuple[Tri, Fraction]]:
@@ -47,8 +47,10 @@ def _compare(
 ) -> Tri:
     assert not isinstance(value, Special)
     if operation in _ORDER:
-        both = isinstance(value, int) and isinstance(right, int)
-        return tri(_ORDER[operation](value, right)) if both else Tri.MAYBE
+        kind = key_types(left)[0]
+        first, second = as_number(value, kind), as_number(right, kind)
+        known = first is not None and second is not None
+        return tri(_ORDER[operation](first, second)) if known else Tri.MAYBE
     kind = key_types(left)[0]
     if isinstance(right, list) and kind in BITMASKS and operation in ("==", "!="):
         wanted = bits(right, kind)

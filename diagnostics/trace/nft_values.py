@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -95,26 +96,32 @@ class Expressions:
         found: Values = [((), _ONE)]
         for part in parts:
             found = [
-                (_joined(value, more), share * chance)
+                (_joined(value, more), share if chance is _ONE else share * chance)
                 for value, share in found
                 for more, chance in self.values(part, packet)
             ]
         return found
 
-    def _mapped(self, body: Json, packet: Packet) -> Values:
-        found: Values = []
+    def elements(self, body: Json, packet: Packet) -> list[tuple[Element | Special, Fraction]]:
+        """Return the elements of a map that a packet meets, with their probabilities."""
+        found: list[tuple[Element | Special, Fraction]] = []
         for value, share in self.values(body["key"], packet):
             if isinstance(value, Special):
                 found.append((value, share))
-                continue
-            element = self.lookup(body["data"], body["key"], value)
-            found.append((element if isinstance(element, Special) else element.data, share))
-        return merged(found)
+            else:
+                found.append((self.lookup(body["data"], body["key"], value), share))
+        return found
+
+    def _mapped(self, body: Json, packet: Packet) -> Values:
+        return merged(
+            (element if isinstance(element, Special) else element.data, share)
+            for element, share in self.elements(body, packet)
+        )
 
     def _combined(self, act: Callable[[int, int], int], body: Json, packet: Packet) -> Values:
         kind = key_types(body[0])[0]
         return [
-            (_calculated(act, left, right, kind), p * q)
+            (_calculated(act, left, right, kind), p if q is _ONE else p * q)
             for left, p in self._operand(body[0], packet)
             for right, q in self._operand(body[1], packet)
         ]
@@ -137,7 +144,7 @@ class Expressions:
         flags = body["flags"]
         address = packet.src if "saddr" in flags else packet.dst
         if body.get("result") != "type":
-            return self._fib_device(address, packet.iif if "iif" in flags else "")
+            return self._fib_device(address, flags, packet)
         devices = [packet.iif] * ("iif" in flags) + [packet.oif] * ("oif" in flags)
         if devices:
             types = types_on(devices[0], address, self.facts)
@@ -145,20 +152,29 @@ class Expressions:
             types = self.facts.address_types(address)
         return UNKNOWN if not types else next(iter(types)).lower()
 
-    def _fib_device(self, address: Address, only: str | None) -> Value | Special:
+    def _fib_device(self, address: Address, flags: Json, packet: Packet) -> Value | Special:
         """Return where packets to an address leave; "" for nowhere, as for the node's own."""
+        if packet.iif == "lo":
+            return "lo"  # nft_fib_is_loopback()
         if self.facts.is_local(address):
             return ""
-        route = self.facts.route(address)
-        if route is None or only is None:
+        other = packet.dst if "saddr" in flags else packet.src
+        mark = packet.mark if "mark" in flags else 0
+        asked = replace(packet, src=other, dst=address, mark=mark, iif="")
+        route, only = self.facts.route(address, asked), packet.iif if "iif" in flags else ""
+        if route is None or only is None or not route.is_certain:
             return UNKNOWN
-        return route.oif if only in ("", route.oif) else ""
+        leaves = not route.refusal and not route.is_local and only in ("", route.oif)
+        return route.oif if leaves else ""
 
 
 def merged(found: Iterable[tuple[Outcome, Fraction]]) -> list[tuple[Outcome, Fraction]]:
     """Return each outcome once, in the order of their first, with the sum of its probabilities."""
+    listed = list(found)
+    if len(listed) == 1:
+        return listed
     shares: dict[str, tuple[Outcome, Fraction]] = {}
-    for outcome, share in found:
+    for outcome, share in listed:
         key = repr(outcome)
         before = shares[key][1] if key in shares else Fraction(0)
         shares[key] = (outcome, before + share)
@@ -207,11 +223,11 @@ def _calculated(
 ) -> Value | Special:
     if NO_VALUE in (left, right):
         return NO_VALUE
-    a, b = _number(left, kind), _number(right, kind)
+    a, b = as_number(left, kind), as_number(right, kind)
     return UNKNOWN if a is None or b is None else act(a, b)
 
 
-def _number(value: Json, kind: str) -> int | None:
+def as_number(value: Json, kind: str) -> int | None:
     """Return a constant, a list of flags or an address as a number, None for what is none."""
     if isinstance(value, list):
         return bits(value, kind)
@@ -226,11 +242,13 @@ def _payload(body: Json, packet: Packet) -> Value | Special:
         return _address_field(field, packet) if protocol == _IP[packet.family] else NO_VALUE
     if protocol != "th" and PROTOCOLS.get(protocol.upper()) != packet.protocol:
         return NO_VALUE
-    ports: dict[str, Value | None] = {"dport": packet.dport, "sport": packet.sport, "flags": "syn"}
+    flags: Value = _SYN_ACK if packet.answers else "syn"
+    ports: dict[str, Value | None] = {"dport": packet.dport, "sport": packet.sport, "flags": flags}
     found = ports.get(field)
     return UNKNOWN if found is None else found
 
 
+_SYN_ACK = 0x12
 _LINK_LAYER = frozenset({"ether", "vlan", "arp"})
 _IP = {4: "ip", 6: "ip6"}
 
@@ -241,6 +259,7 @@ def _address_field(field: str, packet: Packet) -> Value | Special:
         "daddr": packet.dst,
         "protocol": packet.protocol,
         "nexthdr": packet.protocol,
+        "version": packet.family,
     }
     return fields.get(field, UNKNOWN)
 
@@ -266,14 +285,20 @@ def _meta(key: str, packet: Packet) -> Value | Special:
 _OWNERS = frozenset({"skuid", "skgid"})
 
 
+_CONFIRMED_AND_ANSWERED = 8 | 2
+
+
 def _ct(key: str, direction: str, packet: Packet) -> Value | Special:
     if packet.untracked:
         return "untracked" if key == "state" else NO_VALUE
+    is_reply, packet = packet.answers is not None, replace(packet.opener, ct_mark=packet.ct_mark)
     address, port = packet.original
     known: dict[str, Value] = {
-        "state": "new",
-        "status": packet.source_rewritten << 4 | packet.is_translated << 5,
-        "direction": "original",
+        "state": "established" if is_reply else "new",
+        "status": packet.source_rewritten << 4
+        | packet.is_translated << 5
+        | is_reply * _CONFIRMED_AND_ANSWERED,
+        "direction": "reply" if is_reply else "original",
         "mark": packet.ct_mark,
         "protocol": packet.protocol,
         "l3proto": f"ipv{packet.family}",

@@ -14,11 +14,19 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Protocol
 
-from diagnostics.trace.facts import Facts
+from diagnostics.trace.facts import Facts, Route
+from diagnostics.trace.packet import UDP, Packet
+from diagnostics.trace.routing_checks import (
+    PASSES,
+    Doubt,
+    not_forwarded,
+    odd_addresses,
+    unless_allowed,
+)
 from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
 
 
@@ -31,6 +39,15 @@ class Hook(enum.Enum):
     FORWARD = "forward"
     OUTPUT = "output"
     POSTROUTING = "postrouting"
+
+
+# What a route that refuses answers, of IPv4 and IPv6 (fib_props[], ip6_rt_type_to_error()): the
+# ICMP code that others get, the error that a program of the node itself gets.
+_ANSWERS = {
+    4: {"prohibit": "admin-prohibited", "unreachable": "host-unreachable"},
+    6: {"prohibit": "adm-prohibited", "unreachable": "no-route"},
+}
+_ERRORS = {"prohibit": "EACCES", "unreachable": "EHOSTUNREACH", "blackhole": "EINVAL"}
 
 
 class Listener(Protocol):
@@ -48,6 +65,10 @@ class Listener(Protocol):
     def is_nat(self) -> bool:
         """Whether it is asked only for the first packet, and only until somebody translates."""
 
+    @property
+    def reroutes(self) -> bool:
+        """Whether the node's own packets are routed again if this changes mark or addresses."""
+
     def run(self, branch: Branch) -> Iterable[End]:
         """Return how the branch may leave this listener."""
 
@@ -58,6 +79,9 @@ class Node:
 
     listeners: Sequence[Listener]
     facts: Facts
+    _by_hook: dict[Hook, list[tuple[Listener, ...]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def from_network(self, branch: Branch) -> list[End]:
         """Return how a packet that came in on an interface may end."""
@@ -69,10 +93,27 @@ class Node:
 
     def from_node(self, branch: Branch) -> list[End]:
         """Return how a packet of one of the node's own processes may end."""
-        leaving = branch.as_(replace(branch.packet, oif=self._way_out(branch)))
-        return list(self._then(self._at(Hook.OUTPUT, leaving), self._leave))
+        branch = branch.as_(replace(branch.packet, routed_mark=branch.packet.mark))
+        return list(self._routed_out(branch, self._send))
+
+    def _send(self, branch: Branch) -> Iterator[End]:
+        yield from self._then(self._at(Hook.OUTPUT, branch), self._leave)
 
     def _route_in(self, branch: Branch) -> Iterator[End]:
+        yield from self._unless(odd_addresses(branch.packet, self.facts), branch, self._to_where)
+
+    def _unless(
+        self, doubt: Doubt, branch: Branch, on: Callable[[Branch], Iterator[End]]
+    ) -> Iterator[End]:
+        """Go on, unless the kernel drops the packet here."""
+        if doubt.drops is Tri.NO:
+            yield from on(branch)
+            return
+        met = branch.met(Step("routing", "", "", "", doubt.text, doubt.drops, doubt.why))
+        dropped = [End(met, Verdict.DROP)]
+        yield from dropped if doubt.drops is Tri.YES else either(dropped, on(met))
+
+    def _to_where(self, branch: Branch) -> Iterator[End]:
         packet = branch.packet
         local = self.facts.is_local(packet.dst)
         if local is None:
@@ -95,11 +136,27 @@ class Node:
             yield End(branch, Verdict.ACCEPT)
 
     def _forward(self, branch: Branch) -> Iterator[End]:
-        route = self.facts.route(branch.packet.dst, branch.packet)
-        if route and route.refusal:
-            yield self._refused(branch, route.refusal)
+        packet = branch.packet
+        route = self.facts.route(packet.dst, packet)
+        doubt = not_forwarded(packet, self.facts)
+        if route is None or not (route.refusal or route.is_local):
+            oif = route.oif if route else None
+            yield from self._unless(doubt, branch, lambda here: self._pass_on(here, oif))
             return
-        oif = route.oif if route else None
+        if route.is_local:
+            where = "this node, by a route of type local"
+            special: Iterable[End] = self._deliver(self._routed(branch, where, Tri.YES))
+        elif doubt.drops is Tri.YES and packet.family == 4:
+            special = self._unless(doubt, branch, self._to_where)
+        else:
+            special = [self._refused(branch, route.refusal)]
+        if route.is_certain:
+            yield from special
+        else:
+            other = self._unless(doubt, branch, lambda here: self._pass_on(here, None))
+            yield from either(special, other)
+
+    def _pass_on(self, branch: Branch, oif: str | None) -> Iterator[End]:
         branch = self._routed(branch, f"device {oif}" if oif else "an unknown device", Tri.YES)
         forwarded = branch.as_(replace(branch.packet, oif=oif))
         yield from self._then(self._at(Hook.FORWARD, forwarded), self._post)
@@ -109,17 +166,48 @@ class Node:
         refused = self._routed(branch, f"a route of type {kind}", Tri.YES)
         if kind == "blackhole":
             return End(refused, Verdict.DROP)
-        return End(refused, Verdict.REJECT, f"host {kind}")
+        return End(refused, Verdict.REJECT, _ANSWERS[branch.packet.family][kind])
 
     def _leave(self, branch: Branch) -> Iterator[End]:
-        yield from self._post(branch.as_(replace(branch.packet, oif=self._way_out(branch))))
+        yield from self._routed_out(branch, self._post, was_sent=True)
 
-    def _way_out(self, branch: Branch) -> str | None:
-        """Return the device by which the node's own packet leaves, None if it is not known."""
-        if self.facts.is_local(branch.packet.dst):
-            return "lo"
-        route = self.facts.route(branch.packet.dst)
-        return route.oif if route else None
+    def _routed_out(
+        self, branch: Branch, on: Callable[[Branch], Iterator[End]], *, was_sent: bool = False
+    ) -> Iterator[End]:
+        """Go on where the node's own packet leaves, unless its route refuses."""
+        packet = branch.packet
+        route = self._own_route(packet)
+        leaving = branch.as_(replace(packet, oif=route.oif if route else None))
+        if route is None or not route.refusal:
+            doubt = self._stays_inside(leaving.packet)
+            met = branch.met(Step("routing", "", "", "", doubt.text, doubt.drops, doubt.why))
+            refused = _not_sent(met, "EINVAL", was_sent=was_sent)
+        else:
+            doubt = Doubt(Tri.YES if route.is_certain else Tri.MAYBE)
+            met = self._routed(branch, f"a route of type {route.refusal}", doubt.drops)
+            refused = _not_sent(met, _ERRORS[route.refusal], was_sent=was_sent)
+            leaving = branch.as_(replace(packet, oif=None))
+        if doubt.drops is Tri.NO:
+            yield from on(leaving)
+        elif doubt.drops is Tri.YES:
+            yield refused
+        else:
+            yield from either([refused], on(replace(leaving, trail=met.trail)))
+
+    def _own_route(self, packet: Packet) -> Route | None:
+        """Return the route of a packet of the node itself, None if it is not known."""
+        if self.facts.is_local(packet.dst):
+            return Route("lo", None, is_local=True)
+        routed = replace(packet, mark=packet.routed_mark, iif="")
+        return self.facts.route(packet.dst, routed)
+
+    def _stays_inside(self, packet: Packet) -> Doubt:
+        """Return whether a packet may not leave: no route takes 127.0.0.1 out as a source."""
+        inside = packet.oif in ("lo", None) or packet.via_ipvs
+        if packet.family == 6 or not packet.src.is_loopback or inside:
+            return PASSES
+        text = f"{packet.src} is to leave by {packet.oif}"
+        return unless_allowed(packet.oif, "route_localnet", text, self.facts, by_default=False)
 
     def _post(self, branch: Branch) -> Iterator[End]:
         ends = self._at(Hook.POSTROUTING, branch)
@@ -145,8 +233,7 @@ class Node:
     def _at(self, hook: Hook, branch: Branch) -> list[End]:
         """Return how a branch may leave a hook."""
         ends = [End(branch, Verdict.ACCEPT)]
-        for _, group in groupby(self._listening(hook), key=lambda listener: listener.priority):
-            equals = tuple(group)
+        for equals in self._turns(hook):
             ends = [passed for end in ends for passed in self._through_equals(equals, end)]
         return ends
 
@@ -170,15 +257,25 @@ class Node:
         return ends
 
     def _listening(self, hook: Hook) -> list[Listener]:
-        here = [listener for listener in self.listeners if listener.hook is hook]
-        return sorted(here, key=lambda listener: listener.priority)
+        return [listener for equals in self._turns(hook) for listener in equals]
+
+    def _turns(self, hook: Hook) -> list[tuple[Listener, ...]]:
+        """Return who listens at a hook, those of one priority together."""
+        turns = self._by_hook.get(hook)
+        if turns is None:
+            here = [listener for listener in self.listeners if listener.hook is hook]
+            here.sort(key=_priority)
+            turns = self._by_hook[hook] = [tuple(group) for _, group in groupby(here, _priority)]
+        return turns
 
     def _through(self, listener: Listener, ends: Iterable[End]) -> Iterator[End]:
         for end in ends:
             if end.verdict is not Verdict.ACCEPT or _is_settled(listener, end.branch):
                 yield end
             else:
-                yield from listener.run(end.branch)
+                yield from (
+                    _rerouted(listener, end.branch, one) for one in listener.run(end.branch)
+                )
 
     def _then(self, ends: Iterable[End], on: Callable[[Branch], Iterable[End]]) -> Iterator[End]:
         for end in ends:
@@ -188,9 +285,37 @@ class Node:
                 yield end
 
 
+def _priority(listener: Listener) -> int:
+    return listener.priority
+
+
+def _rerouted(listener: Listener, before: Branch, end: End) -> End:
+    """Return the end with the mark that its route was looked up by, if that was done again."""
+    old, new = before.packet, end.branch.packet
+    if listener.hook is not Hook.OUTPUT or not listener.reroutes:
+        return end
+    moved = (old.dst, old.src) != (new.dst, new.src)
+    if not moved and (listener.is_nat or old.mark == new.mark):
+        return end
+    return replace(end, branch=end.branch.as_(replace(new, routed_mark=new.mark)))
+
+
+def _not_sent(branch: Branch, error: str, *, was_sent: bool) -> End:
+    """
+    Return the end of the node's own packet that has no route.
+
+    Its program is told by an error, but not of TCP's SYN once that was sent: it is sent again.
+    """
+    if was_sent and branch.packet.protocol != UDP:
+        return End(branch, Verdict.DROP)
+    return End(branch, Verdict.REJECT, error)
+
+
 def _is_settled(listener: Listener, branch: Branch) -> bool:
     if not listener.is_nat:
         return False
+    if branch.packet.answers is not None:
+        return True
     if listener.hook in (Hook.INPUT, Hook.POSTROUTING):
         return branch.packet.source_rewritten
     return branch.packet.is_translated

@@ -19,11 +19,14 @@ class Packet:
     Attributes:
         sport: None when any ephemeral port is meant.
         iif, oif: interface names, "" for none (yet); None when it is not known.
-        mark: packet mark; ct_mark that of its connection.
+        mark: packet mark; ct_mark that of its connection; routed_mark the one that a packet of the
+            node itself had when it was routed last.
         called: destination before translation; None while nothing was translated.
         source_rewritten: the source address is replaced on the way out.
         via_ipvs: IPVS chose the destination, so IPVS does not look again.
         untracked: a rule asked for no connection, so nothing is translated.
+        answers: the packet that this one answers, as it arrived; None for one that opens a
+            connection.
     """
 
     src: Address
@@ -35,10 +38,12 @@ class Packet:
     oif: str | None = ""
     mark: int = 0
     ct_mark: int = 0
+    routed_mark: int = 0
     called: tuple[Address, int] | None = None
     source_rewritten: bool = False
     via_ipvs: bool = False
     untracked: bool = False
+    answers: Packet | None = None
 
     @property
     def family(self) -> int:
@@ -54,6 +59,11 @@ class Packet:
     def original(self) -> tuple[Address, int]:
         """Address and port that the client called."""
         return self.called or (self.dst, self.dport)
+
+    @property
+    def opener(self) -> Packet:
+        """The packet that opened the connection, which may be this one."""
+        return self.answers or self
 
     def to(self, address: Address, port: int | None) -> Packet:
         """Return the packet with its destination rewritten."""

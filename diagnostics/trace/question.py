@@ -84,7 +84,7 @@ class Tracer:
         iif: str | None = "" if local else question.iface
         if iif is None:
             route = node.facts.route(question.src)
-            iif = route.oif if route else None
+            iif = None if route is None or route.is_local else route.oif or None
         packet = Packet(
             question.src,
             question.dst,

@@ -9,32 +9,45 @@ source behind it (input, postrouting); IPVS its source at forward, input and out
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from diagnostics.cluster.names import Names
 from diagnostics.snapshot.node import NodeSnapshot
+from diagnostics.trace.answering import followed_back
+from diagnostics.trace.build import node_of
 from diagnostics.trace.facts import Facts
+from diagnostics.trace.node import Node
 from diagnostics.trace.packet import Address, Packet, place_text
 from diagnostics.trace.report import Destination, Trace
 from diagnostics.trace.snapshot_facts import SnapshotFacts
-from diagnostics.trace.walk import Tri, Verdict
+from diagnostics.trace.walk import Step, Tri, Verdict
+from proxy.model.addresses import IPFamily
 
+# Of so many endpoints the answers are followed; those of the others fare alike nearly always.
+_MOST_FOLLOWED = 32
 CONNTRACK, IPVS = "conntrack", "ipvs"
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What helps to tell who is who; ``node`` is this node's name, "" if unknown."""
+    """
+    What helps to tell who is who; ``node`` is this node's name, "" if unknown.
+
+    ``hooks`` returns the node's listeners, which answers meet; None: nobody follows answers.
+    """
 
     facts: Facts
     names: Names
     node: str = ""
+    hooks: Callable[[IPFamily], Node] | None = None
 
     @classmethod
     def of(cls, snapshot: NodeSnapshot, names: Names | None = None) -> Surroundings:
         """Return those of a snapshot; *names* if they were read already."""
-        return cls(SnapshotFacts(snapshot), names or Names.of(snapshot), snapshot.name)
+        hooks = functools.cache(lambda family: node_of(snapshot, family))
+        return cls(SnapshotFacts(snapshot), names or Names.of(snapshot), snapshot.name, hooks)
 
     def is_here(self, address: Address) -> bool | None:
         """Return whether an address is this node's or that of a Pod on it; None: not known."""
@@ -74,12 +87,16 @@ class Reply:
         passes: whether the answer comes by this node again.
         why: the reason, one sentence without its stop.
         rewrites: what this node does with it if it comes by, in order.
+        delivered: whether the node's rules let it through if it comes by; None: not followed.
+        steps: the rules on its way, those that drop it if it is dropped.
     """
 
     destination: Destination
     passes: Tri
     why: str
     rewrites: tuple[Rewrite, ...] = ()
+    delivered: Tri | None = None
+    steps: tuple[Step, ...] = ()
 
 
 def replies(trace: Trace, around: Surroundings) -> tuple[Reply, ...]:
@@ -90,15 +107,30 @@ def replies(trace: Trace, around: Surroundings) -> tuple[Reply, ...]:
         if end.verdict is Verdict.ACCEPT and end.branch.packet.is_translated
     }
     return tuple(
-        _reply(arrived[one.address, one.port, one.masquerade].branch.packet, one, around)
-        for one in trace.destinations
+        _reply(
+            arrived[one.address, one.port, one.masquerade].branch.packet,
+            one,
+            around if number < _MOST_FOLLOWED else replace(around, hooks=None),
+        )
+        for number, one in enumerate(trace.destinations)
     )
 
 
 def _reply(packet: Packet, endpoint: Destination, around: Surroundings) -> Reply:
     passes, why = _comes_by(packet, endpoint, around)
     rewrites = () if passes is Tri.NO else tuple(_rewrites(packet, endpoint, around))
-    return Reply(endpoint, passes, why, rewrites)
+    if passes is Tri.NO:
+        return Reply(endpoint, passes, why)
+    client = _seen_from(packet, endpoint, around)
+    if around.hooks is None or client is None or packet.via_ipvs:
+        return Reply(endpoint, passes, why, rewrites)
+    family = IPFamily.IPV4 if packet.family == 4 else IPFamily.IPV6
+    delivered, steps = followed_back(around.hooks(family), packet, client)
+    return Reply(endpoint, passes, why, rewrites, delivered, steps)
+
+
+def _seen_from(packet: Packet, endpoint: Destination, around: Surroundings) -> Address | None:
+    return _seen_address(packet, around) if endpoint.masquerade else packet.src
 
 
 def _comes_by(packet: Packet, endpoint: Destination, around: Surroundings) -> tuple[Tri, str]:
@@ -141,10 +173,14 @@ def _rewrites(packet: Packet, endpoint: Destination, around: Surroundings) -> It
 
 
 def _seen_as(packet: Packet, around: Surroundings) -> str:
+    return str(_seen_address(packet, around) or "this node's address")
+
+
+def _seen_address(packet: Packet, around: Surroundings) -> Address | None:
     """Return the address that MASQUERADE chooses: that of the device which the packet leaves by."""
     route = around.facts.route(packet.dst)
     if route and route.source:
-        return str(route.source)
+        return route.source
     own = around.facts.device_addresses(packet.oif) if packet.oif else None
     fitting = [one for one in own or () if one.version == packet.family and not one.is_link_local]
-    return str(fitting[0]) if fitting else "this node's address"
+    return fitting[0] if fitting else None

@@ -12,6 +12,8 @@ from diagnostics.snapshot.parts import Gap
 from diagnostics.trace.facts import IpSet, Route
 from diagnostics.trace.packet import Address, Packet
 
+_LOCAL = "local"
+
 
 class SnapshotFacts:
     """Facts of one node; what the snapshot lacks is None."""
@@ -43,7 +45,9 @@ class SnapshotFacts:
             answer = routing.route(address, packet.src, packet.mark, packet.iif or "")
         if answer is None:
             return None
-        return Route(answer.device, answer.source, answer.type if answer.type in REJECTING else "")
+        refusal = answer.type if answer.type in REJECTING else ""
+        is_local = answer.type == _LOCAL
+        return Route(answer.device, answer.source, refusal, is_local, answer.certain)
 
     def device_addresses(self, device: str) -> tuple[Address, ...] | None:
         """Return the addresses of an interface in the kernel's order."""
@@ -67,6 +71,10 @@ class SnapshotFacts:
         if isinstance(lists, Gap):
             return None
         return lists.lists.get(name)
+
+    def setting(self, name: str) -> int | None:
+        """Return a kernel setting that is a number."""
+        return self._node.setting(name)
 
 
 @dataclass(frozen=True, slots=True)

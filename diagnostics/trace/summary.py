@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from diagnostics.trace.chain_names import service_called
 from diagnostics.trace.packet import TCP, place_text
-from diagnostics.trace.replies import Surroundings
+from diagnostics.trace.replies import Reply, Surroundings
 from diagnostics.trace.report import CERTAIN, DNAT, DROP, REJECT, UNKNOWN, Trace
-from diagnostics.trace.walk import Step, Verdict
+from diagnostics.trace.walk import Step, Tri, Verdict
 
 IPTABLES, NFTABLES, IPVS = "iptables", "nftables", "ipvs"
 
@@ -39,6 +39,12 @@ _ERRORS = {
         "reject-route": _DENIED,
     },
 }
+# What a program of the node itself fails with when there is no route for its packet.
+_OWN_ERRORS = {
+    "EACCES": _DENIED,
+    "EHOSTUNREACH": _NO_HOST,
+    "EINVAL": "invalid argument (EINVAL)",
+}
 _DOUBTS = {
     CERTAIN: "Certain: the",
     UNKNOWN: "Unknown, because there were no rules to follow: as far as one can see the",
@@ -55,7 +61,8 @@ def sentence(trace: Trace, around: Surroundings | None = None) -> str:
     service = service_called(trace, around)
     of = f" of {service}" if service else ""
     if trace.verdict == DNAT:
-        whom = f"{_whom(trace)}{of}{by}{_shares(trace)}{_source(trace)}"
+        itself = "" if service else _itself(trace, around)
+        whom = f"{itself or _whom(trace)}{of}{by}{_shares(trace)}{_source(trace)}"
         return f"{begin} packet goes to {whom}{_otherwise(trace)}."
     to = f" to {service}" if service else ""
     said = {
@@ -70,6 +77,16 @@ def sentence(trace: Trace, around: Surroundings | None = None) -> str:
 def _whom(trace: Trace) -> str:
     count = len({(one.address, one.port) for one in trace.destinations})
     return "the only endpoint" if count == 1 else f"one of {count} endpoints"
+
+
+def _itself(trace: Trace, around: Surroundings | None) -> str:
+    """Return the node's own port that packets are redirected to, "" if they go elsewhere."""
+    places = {(one.address, one.port) for one in trace.destinations}
+    if len(places) != 1:
+        return ""
+    address, port = places.pop()
+    is_own = address.is_loopback or (around is not None and around.facts.is_local(address))
+    return f"the node itself, port {port}" if is_own else ""
 
 
 def _otherwise(trace: Trace) -> str:
@@ -94,8 +111,12 @@ def _source(trace: Trace) -> str:
     return "" if len(rewritten) > 1 else ", with its own source address"
 
 
-def client_sees(trace: Trace) -> str:
-    """Return what the client notices in one sentence; "" when an endpoint is there to answer."""
+def client_sees(trace: Trace, back: Sequence[Reply] = ()) -> str:
+    """
+    Return what the client notices in one sentence; "" when an endpoint is there to answer.
+
+    *back* are the answers, as far as they were followed.
+    """
     tcp = trace.packet.protocol == TCP
     if trace.verdict == DROP:
         if tcp:
@@ -107,7 +128,7 @@ def client_sees(trace: Trace) -> str:
     if trace.verdict == REJECT:
         return _refusal(trace, tcp=tcp)
     if trace.verdict == DNAT:
-        return ""
+        return _unanswered(back)
     if any(step.hook == "routing" and step.text.endswith(" this node") for step in trace.steps):
         place = place_text(trace.packet.dst, trace.packet.dport)
         refused = f"; if none does: {_REFUSED}" if tcp else ""
@@ -118,10 +139,22 @@ def client_sees(trace: Trace) -> str:
     )
 
 
+def _unanswered(back: Sequence[Reply]) -> str:
+    lost = [one for one in back if one.delivered not in (None, Tri.YES)]
+    if not lost:
+        return ""
+    perhaps = any(one.delivered is Tri.MAYBE for one in lost)
+    whose = "the answers" if len(lost) == len(back) else "the answers of some endpoints"
+    sure = "may be dropped" if perhaps else "are dropped"
+    return f"The client may wait in vain: {whose} {sure} on their way back through this node."
+
+
 def _refusal(trace: Trace, *, tcp: bool) -> str:
     how = next((end.how for end in trace.ends if end.verdict is Verdict.REJECT), "")
     if "reset" in how:
         return f"The client is told at once: {_REFUSED}, by a TCP RST."
+    if how in _OWN_ERRORS:
+        return f"The program that calls is told at once by its own kernel: {_OWN_ERRORS[how]}."
     reason = how.replace("icmp6-", "").replace("icmpx-", "").replace("icmp-", "").replace(" ", "-")
     error = _ERRORS[trace.packet.family].get(reason, "an error")
     message = f"ICMP{'v6' if trace.packet.family == 6 else ''} {reason.replace('-', ' ')}"

@@ -94,14 +94,18 @@ class Branch:
 
     def met(self, step: Step) -> Branch:
         """Return the branch with one more step."""
-        return replace(self, trail=Trail(step, self.trail))
+        trail = Trail(step, self.trail)
+        return Branch(self.packet, self.probability, self.maybe, self.opaque, trail)
 
     def as_(self, packet: Packet) -> Branch:
         """Return the branch with another state of the packet."""
-        return replace(self, packet=packet)
+        return Branch(packet, self.probability, self.maybe, self.opaque, self.trail)
 
     def share(self, part: Fraction) -> Branch:
         """Return the branch with a part of its probability."""
+        # Most rules do not draw: fractions and copies are the dear part of a walk.
+        if part == 1:
+            return self
         return replace(self, probability=self.probability * part)
 
     def steps(self) -> tuple[Step, ...]:

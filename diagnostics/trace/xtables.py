@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
+from heapq import merge
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from diagnostics.iptables import targets as t
 from diagnostics.iptables.model import Chain, Table
 from diagnostics.iptables.rule import Rule
+from diagnostics.nftables.model import Rule as NftRule
+from diagnostics.nftables.native import NativeRules
 from diagnostics.trace.candidates import Candidates
-from diagnostics.trace.conditions import Conditions
-from diagnostics.trace.facts import redirected
+from diagnostics.trace.conditions import ONCE, Conditions
+from diagnostics.trace.facts import Facts, redirected
+from diagnostics.trace.nft_rules import After, Outcome, RuleReader, decided, followed
+from diagnostics.trace.nft_values import Expressions
 from diagnostics.trace.node import Hook
 from diagnostics.trace.packet import Packet
 from diagnostics.trace.walk import Branch, End, Step, Tri, Verdict, either
@@ -24,7 +29,6 @@ PRIORITIES = {"raw": -300, "mangle": -150, "nat": -100, "filter": 0, "security":
 _SOURCE_NAT = 100
 # Each undecidable condition doubles the ways; no real chain has so many that matter.
 _MOST_SPLITS = 8
-_ALWAYS = Fraction(1)
 
 
 class _Frame(NamedTuple):
@@ -49,27 +53,54 @@ class Judgement(NamedTuple):
 
 
 class _Match(NamedTuple):
-    """A rule that may hold, and the place behind it."""
+    """A rule that may hold, and the place behind it; ``native`` is how nft reads it, if it must."""
 
     behind: _Frame
     rule: Rule
     judged: Judgement
+    native: NftRule | None = None
+
+
+class Natives:
+    """The rules of nft in the chains of one table; see ``diagnostics.nftables.native``."""
+
+    def __init__(self, rules: NativeRules, facts: Facts) -> None:
+        self._rules = rules
+        self._reader = RuleReader(Expressions(rules.table, facts))
+        self._known: dict[str, Mapping[int, NftRule]] = {}
+
+    def of(self, chain: Chain) -> Mapping[int, NftRule]:
+        """Return those of a chain by their place from 0."""
+        if chain.name not in self._known:
+            self._known[chain.name] = self._rules.of(chain.name, len(chain.raw))
+        return self._known[chain.name]
+
+    def outcomes(self, rule: NftRule, branch: Branch) -> list[Outcome]:
+        """Return what a rule makes of a branch."""
+        return self._reader.outcomes(rule, branch)
 
 
 class BuiltInChain:
     """A listener; see Node. *candidates* is shared by all chains of a trace."""
 
     def __init__(
-        self, table: Table, hook: Hook, conditions: Conditions, candidates: Candidates
+        self,
+        table: Table,
+        hook: Hook,
+        conditions: Conditions,
+        candidates: Candidates,
+        natives: Natives | None = None,
     ) -> None:
         self._facts = conditions.facts
         self.table = table
         self.hook = hook
         self.is_nat = table.name == "nat"
+        self.reroutes = table.name in ("mangle", "nat")
         late = self.is_nat and hook in (Hook.POSTROUTING, Hook.INPUT)
         self.priority = _SOURCE_NAT if late else PRIORITIES.get(table.name, 0)
         self._conditions = conditions
         self._candidates = candidates
+        self._natives = natives
 
     def run(self, branch: Branch) -> Iterator[End]:
         """Return how a branch may leave the chain."""
@@ -88,12 +119,22 @@ class BuiltInChain:
             if match is None:
                 frame = frame.caller
                 continue
-            frame, rule, judged = match
+            if match.native is not None:
+                gone = self._natively(branch, match, splits)
+                if not isinstance(gone, tuple):
+                    yield from gone
+                    return
+                branch, frame = gone
+                continue
+            frame, rule, judged, _ = match
             met = branch.met(self._step(frame, rule, judged))
             if judged.holds is Tri.MAYBE:
                 yield from self._either(met, match, splits)
                 return
-            if judged.chance < 1:
+            if isinstance(rule.target, t.Tproxy):
+                yield from _intercepted(met, rule.target)
+                return
+            if judged.chance is not ONCE and judged.chance < 1:
                 yield from self._act(met.share(judged.chance), frame, rule, splits)
                 branch = branch.share(1 - judged.chance)
                 continue
@@ -106,7 +147,7 @@ class BuiltInChain:
 
     def _either(self, met: Branch, match: _Match, splits: int) -> Iterator[End]:
         """Follow a rule that may hold; of more than *splits* it is taken that they do not."""
-        frame, rule, judged = match
+        frame, rule, judged, _ = match
         if judged.chance < 1:
             yield from self._walk(met.share(1 - judged.chance), frame, splits)
             met = met.share(judged.chance)
@@ -118,6 +159,9 @@ class BuiltInChain:
         yield from either(taken, self._walk(met, frame, max(0, splits - 1)))
 
     def _act(self, branch: Branch, frame: _Frame, rule: Rule, splits: int) -> Iterator[End]:
+        if isinstance(rule.target, t.Tproxy):
+            yield from _intercepted(branch, rule.target)
+            return
         decided = self._decide(branch, frame, rule)
         if isinstance(decided, End):
             yield decided
@@ -127,28 +171,71 @@ class BuiltInChain:
     def _next(self, packet: Packet, frame: _Frame) -> _Match | None:
         """Return the next rule that may hold; None at the chain's end."""
         chain = frame.chain
-        for index in self._candidates.of(chain, packet.dst, frame.number):
+        natives = self._natives.of(chain) if self._natives else {}
+        numbers = self._candidates.of(chain, packet.dst, frame.number)
+        if natives:  # their destination is not the one that iptables shows
+            numbers = merge(numbers, sorted(n for n in natives if n >= frame.number))
+        for index in numbers:
             rule = chain.rules[index]
+            if index in natives:
+                behind = frame._replace(number=index + 1)
+                return _Match(behind, rule, Judgement(Tri.YES, ONCE, ""), natives[index])
             judged = self._judge(rule, packet)
             if judged.holds is not Tri.NO:
                 return _Match(frame._replace(number=index + 1), rule, judged)
         return None
 
+    def _natively(
+        self, branch: Branch, match: _Match, splits: int
+    ) -> tuple[Branch, _Frame | None] | list[End]:
+        """Return where a branch goes on behind a rule of nft, or the ends of its several ways."""
+        assert self._natives is not None
+        assert match.native is not None
+        outcomes = self._natives.outcomes(match.native, branch)
+        if len(outcomes) == 1 and outcomes[0].matched is not Tri.MAYBE:
+            after = self._decide_native(outcomes[0], match)
+            return [after] if isinstance(after, End) else after
+        ends: list[End] = []
+        for outcome in outcomes:
+            after = self._decide_native(outcome, match)
+            ends += followed(outcome, after, branch, match.behind, self._walk, splits)
+        return ends
+
+    def _decide_native(self, outcome: Outcome, match: _Match) -> After[_Frame | None]:
+        behind, native = match.behind, match.native
+        assert native is not None
+        if outcome.matched is Tri.NO:
+            return outcome.branch, behind
+        told = outcome.noted("a rule of nft, which iptables does not show whole")
+        place = f"rule {match.rule.number}"
+        where = self.hook.value, self.table.name, behind.chain.name, place
+        step = Step(*where, native.text, outcome.matched, told.note)
+
+        def call(word: str, chain: str) -> _Frame | None:
+            kind = t.Jump if word == "jump" else t.Goto
+            return self._called(behind, kind("", chain))
+
+        met = outcome._replace(branch=outcome.branch.met(step))
+        return decided(met, behind, behind.caller, call)
+
     def _judge(self, rule: Rule, packet: Packet) -> Judgement:
-        chance, maybe, reasons = Fraction(1), False, []
+        chance, maybe, reasons = ONCE, False, []
         for condition in rule.matches:
             answer = self._conditions.holds(condition, packet)
             if answer.holds is Tri.NO:
                 return Judgement(Tri.NO, chance, answer.why)
             maybe = maybe or answer.holds is Tri.MAYBE
-            if answer.chance <= 0:
-                return Judgement(Tri.NO, chance, answer.why)
-            chance *= min(answer.chance, _ALWAYS)
+            if answer.chance is not ONCE:
+                if answer.chance <= 0:
+                    return Judgement(Tri.NO, chance, answer.why)
+                chance *= min(answer.chance, ONCE)
             if answer.why:
                 reasons.append(answer.why)
         if isinstance(rule.target, _UNKNOWN) and not _is_net_map(rule.target):
             maybe = True
             reasons.append("what this target does is not known")
+        if isinstance(rule.target, t.Tproxy):
+            reasons.append("handed to a transparent proxy; dropped if none listens there")
         return Judgement(Tri.MAYBE if maybe else Tri.YES, chance, "; ".join(reasons))
 
     # -- what a rule does --------------------------------------------------------------------
@@ -225,8 +312,14 @@ class BuiltInChain:
 
 
 # Nobody outside the kernel knows what these do with the packet.
-_UNKNOWN = (t.OpaqueTarget, t.Queue, t.Tproxy)
+_UNKNOWN = (t.OpaqueTarget, t.Queue)
 _NETMAP = re.compile(r"--to (\S+)")
+
+
+def _intercepted(branch: Branch, target: t.Tproxy) -> Iterator[End]:
+    """Return what TPROXY makes of a packet: marked for its route, or dropped (tproxy_tg4())."""
+    marked = replace(branch.packet, mark=(branch.packet.mark & target.keep) ^ target.flip)
+    yield from either([End(branch.as_(marked), Verdict.ACCEPT)], [End(branch, Verdict.DROP)])
 
 
 def _is_net_map(target: t.Target) -> bool:

@@ -71,7 +71,9 @@ class _Teller:
                 "Where it says maybe, a rule asks for something that only the kernel knows at that "
                 "moment; both ways are told."
             )
-        if noticed := client_sees(self._trace):
+        around = self._around
+        back = replies(self._trace, around) if around else ()
+        if noticed := client_sees(self._trace, back):
             yield noticed
 
     def _beginning(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ from rich.tree import Tree
 from diagnostics.trace.chain_names import meanings, service_called
 from diagnostics.trace.packet import place_text
 from diagnostics.trace.replies import Reply, Surroundings, replies
-from diagnostics.trace.report import ACCEPT, DNAT, DROP, NONE, REJECT, Destination, Trace
+from diagnostics.trace.report import ACCEPT, CERTAIN, DNAT, DROP, NONE, REJECT, Destination, Trace
 from diagnostics.trace.summary import client_sees, sentence
 from diagnostics.trace.walk import Tri, Verdict
 from kpctl.trace_output.folding import folded
@@ -51,7 +51,7 @@ def view(
     if trace.destinations:
         parts += [_destinations(trace.destinations, around, everything=everything), ""]
     parts.append(Text(sentence(trace, around), style=f"bold {_COLOURS[trace.verdict]}"))
-    if noticed := client_sees(trace):
+    if noticed := client_sees(trace, replies(trace, around) if around else ()):
         parts.append(Text(noticed))
     return Group(*parts)
 
@@ -138,7 +138,8 @@ class _Drawing:
         end = item.end
         if end.branch.packet.is_translated and len(self._trace.destinations) > 1:
             return Text(f"the endpoint {source(end.branch.packet)}", style="bold")
-        perhaps = "perhaps " if end.branch.maybe and end.verdict is not Verdict.ACCEPT else ""
+        unsure = end.branch.maybe and self._trace.certainty != CERTAIN
+        perhaps = "perhaps " if unsure and end.verdict is not Verdict.ACCEPT else ""
         return Text(perhaps + ending(end), style="bold")
 
     def _replies(self, tree: Tree, found: Sequence[Reply]) -> None:

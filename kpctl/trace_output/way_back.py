@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from diagnostics.trace.packet import place_text
 from diagnostics.trace.replies import Reply, Rewrite
 from diagnostics.trace.walk import Tri
+from kpctl.trace_output.wording import cited, short
 
 _PASSES = {
     Tri.YES: "The answer comes by this node",
@@ -42,7 +43,16 @@ class ReplyGroup:
     @property
     def lines(self) -> tuple[str, ...]:
         """What is rewritten on the way, a line for each."""
-        return tuple(self._line(rewrite) for rewrite in self.replies[0].rewrites)
+        return (*(self._line(rewrite) for rewrite in self.replies[0].rewrites), *self._lost())
+
+    def _lost(self) -> Iterator[str]:
+        """Yield what drops the answers, if something does."""
+        first = self.replies[0]
+        if first.delivered in (None, Tri.YES):
+            return
+        step = first.steps[-1]
+        sure = "drops the answer" if first.delivered is Tri.NO else "may drop the answer"
+        yield " ".join(filter(None, (f"{step.hook}: {cited(step)}", f"{sure}: {short(step)}")))
 
     def _line(self, rewrite: Rewrite) -> str:
         before = rewrite.before
@@ -66,6 +76,8 @@ def _key(reply: Reply) -> Iterator[object]:
     for rewrite in reply.rewrites:
         before = "" if rewrite.field == "source" else rewrite.before
         yield rewrite.hook, rewrite.by, before, rewrite.after
+    lost = reply.delivered not in (None, Tri.YES)
+    yield lost and (reply.delivered, reply.steps[-1])
 
 
 def _place(reply: Reply) -> str:

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("namespaces")]
 
 @pytest.fixture
 def node(request: pytest.FixtureRequest) -> Iterator[Namespace]:
-    """A namespace with an address and a default route."""
+    """A namespace that forwards, with an address and a default route."""
     made = Namespace(f"kpctl-t-live-{abs(hash(request.node.nodeid)) % 100000}")
     made.create()
     try:
@@ -45,6 +45,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[Namespace]:
             "route add default via 192.0.2.254",
         ):
             made.run(["ip", *command.split()])
+        made.set_sysctls({"net.ipv4.ip_forward": "1"})
         yield made
     finally:
         made.delete()
@@ -146,7 +147,10 @@ def test_iptables_chains_are_read_one_by_one_or_by_the_table(node: Namespace, ki
         return
     built_in = {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"}
     chains = {"KUBE-SERVICES", f"KUBE-SVC-{CALLED}", f"KUBE-SEP-{CALLED}"}
-    assert sorted(recorder.ran) == sorted(
+    # The kernel's own view of a chain tells whether a rule in it is none of iptables'.
+    looked = {name for name in recorder.ran if name.startswith("rules nat ")}
+    assert looked <= {f"rules nat {name}" for name in built_in | chains}
+    assert sorted(name for name in recorder.ran if name not in looked) == sorted(
         f"iptables-nft -t nat -S {name}" for name in built_in | chains
     )
 

@@ -57,9 +57,9 @@ def test_the_text_says_what_was_expected_what_is_there_and_which_rule_decides(br
     lines = [line.strip() for line in found.stdout.splitlines()]
     at = next(n for n, line in enumerate(lines) if line.startswith("ns1/svc1:p80"))
     assert lines[at : at + 3] == [
-        "ns1/svc1:p80  172.30.0.41:80/TCP",
+        "ns1/svc1:p80  172.30.0.41:80/TCP  IPv4",
         "expected: goes to 10.180.0.1:80",
-        "actual:   is rejected",
+        "actual:   is rejected like every unused address or port of Services",
     ]
     assert re.fullmatch(
         r"node test-node: \d+ differences \(mode nftables, 6 service ports\)", lines[-1]
@@ -73,7 +73,11 @@ def test_json_says_all_that_the_text_says(broken: Path) -> None:
     assert (node["node"], node["mode"], node["servicePorts"]) == ("test-node", "nftables", 6)
     assert node["undetermined"] is None
     one = next(one for one in node["differences"] if one["service"] == "ns1/svc1:p80")
-    assert (one["kind"], one["family"], one["actual"]) == ("missing", "IPv4", "is rejected")
+    assert (one["kind"], one["family"], one["actual"]) == (
+        "missing",
+        "IPv4",
+        "is rejected like every unused address or port of Services",
+    )
     assert one["subject"] == ["172.30.0.41:80/TCP"]
     assert one["expected"] == "goes to 10.180.0.1:80"
     assert {"external", "pod", "node"} <= set(one["clients"])

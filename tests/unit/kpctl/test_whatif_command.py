@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from kpctl.cli import app
 
 NODE = Path(__file__).parents[2] / "data" / "drift" / "nftables"
+UNUSED = "like every unused address or port of Services"
 TIMEOUT = "sessionAffinityConfig.clientIP.timeoutSeconds"
 
 
@@ -104,7 +105,7 @@ def test_a_manifest_of_a_new_service_is_served_anew(tmp_path: Path) -> None:
     ports = "ports: [{name: p, port: 80, protocol: TCP}]"
     spec = f"{{clusterIP: 172.30.0.77, clusterIPs: [172.30.0.77], ipFamilies: [IPv4], {ports}}}"
     found = changes("-f", manifest(tmp_path, "ns1/new", spec))
-    assert found == [("stale", "ns1/new:p", "is dropped", "is rejected")]
+    assert found == [("stale", "ns1/new:p", f"is dropped {UNUSED}", "is rejected")]
 
 
 def test_a_manifest_replaces_the_service_of_its_name(tmp_path: Path) -> None:

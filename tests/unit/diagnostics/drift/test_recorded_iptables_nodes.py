@@ -18,4 +18,5 @@ def test_a_recorded_node_has_no_drift(name: str, config: bool, tmp_path: Path) -
     for number, step in enumerate(case.steps):
         node = write_snapshot(case, step, tmp_path / str(number), config=config)
         report = drift_of(node)
+        assert report.compared > 0
         assert report.differences == (), f"step {number}:\n{said(report)}"

@@ -62,6 +62,9 @@ class Node(RecordedNft):
     def tables(self) -> list[KernelTable]:
         return list(self.known)
 
+    def rules(self, table: KernelTable, chain: str) -> list[bytes]:
+        return super().rules(table, chain) if table not in self.known else []
+
     def has_chain(self, table: KernelTable, chain: str) -> bool:
         return chain in self.existing
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from diagnostics.trace.replies import replies
+from diagnostics.trace.summary import client_sees
 from diagnostics.trace.walk import Tri
+from kpctl.trace_output.way_back import grouped
 from tests.support.traces import (
     CLUSTER_CLIENT,
     ENDPOINT_OF_SVC4,
@@ -69,3 +71,58 @@ def test_a_client_sent_to_itself_without_masquerade_never_gets_its_answer(tmp_pa
 
 def test_nobody_answers_what_is_rejected() -> None:
     assert replies(*recorded("iptables", CLUSTER_CLIENT, "172.30.0.46")) == ()
+
+
+DUMP = """*raw
+:PREROUTING ACCEPT [0:0]
+{raw}
+COMMIT
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -d 10.96.0.10/32 -p tcp -j DNAT --to-destination 10.244.0.1:8080
+{nat}
+COMMIT
+*filter
+:FORWARD ACCEPT [0:0]
+{filter}
+COMMIT
+"""
+MASQUERADE = "-A POSTROUTING -j MASQUERADE"
+FORWARD = "-A FORWARD -m conntrack --ctstate"
+
+
+@pytest.mark.parametrize(
+    ("rules", "delivered"),
+    [
+        ({}, Tri.YES),
+        ({"raw": "-A PREROUTING -s 10.244.0.1/32 -j DROP"}, Tri.NO),
+        ({"raw": "-A PREROUTING -d 192.0.2.1/32 -j DROP"}, Tri.YES),
+        ({"nat": MASQUERADE, "raw": "-A PREROUTING -d 192.0.2.1/32 -j DROP"}, Tri.NO),
+        ({"nat": MASQUERADE, "filter": "-A FORWARD -d 192.0.2.1/32 -j DROP"}, Tri.YES),
+        ({"filter": f"{FORWARD} ESTABLISHED -j DROP"}, Tri.NO),
+        ({"filter": f"{FORWARD} NEW -s 10.244.0.1/32 -j DROP"}, Tri.YES),
+        ({"filter": "-A FORWARD -p tcp -m tcp --sport 8080 --dport 1024: -j DROP"}, Tri.NO),
+        ({"filter": "-A FORWARD -s 10.244.0.1/32 -m string --string x --algo bm -j DROP"},
+         Tri.MAYBE),
+    ],
+)  # fmt: skip
+def test_rules_may_drop_the_answer(tmp_path: Path, rules: dict[str, str], delivered: Tri) -> None:
+    dump = DUMP.format(**{"raw": "", "nat": "", "filter": ""} | rules)
+    (tmp_path / "iptables-save.txt").write_text(dump)
+    (tmp_path / "ip-addr.json").write_text(
+        '[{"ifname": "eth0", "flags": ["UP"], "addr_info": [{"family": "inet", "local": '
+        '"192.0.2.1", "prefixlen": 24, "scope": "global"}]}]'
+    )
+    (tmp_path / "ip-route.json").write_text(
+        '[{"dst": "default", "gateway": "192.0.2.254", "dev": "eth0", "flags": []}]'
+    )
+    found, around = traced(tmp_path, "203.0.113.9", "10.96.0.10")
+    (answer,) = replies(found, around)
+    assert answer.delivered is delivered
+    noticed = client_sees(found, (answer,))
+    assert {Tri.YES: "", Tri.NO: "are dropped", Tri.MAYBE: "may be dropped"}[delivered] in noticed
+    assert bool(noticed) is (delivered is not Tri.YES)
+    (group,) = grouped((answer,))
+    lost = [line for line in group.lines if "drop the answer" in line or "drops the answer" in line]
+    assert len(lost) == (delivered is not Tri.YES)
