@@ -110,6 +110,9 @@ def _wrong_device(packet: Packet, facts: Facts) -> Doubt:
     known = [value for value in values if value is not None]
     if len(known) < len(values) or max(known) != _STRICT:
         return PASSES
+    own = facts.device_addresses(packet.iif)
+    if facts.is_local(packet.src) and (own is None or packet.src in own):
+        return PASSES  # the route of type local leads to the device that has the address
     valid = facts.setting("net.ipv4.conf.all.src_valid_mark")
     came_right = comes_by_its_route(packet, facts, packet.mark if valid else 0)
     if came_right is not False:

@@ -156,6 +156,13 @@ def test_a_strict_filter_drops_what_comes_by_the_wrong_device(
     assert node.ask(POD, FAR, iface="cni.0").verdict == NONE  # its setting is not known
 
 
+def test_own_addresses_that_may_come_from_outside_come_by_their_own_device(node: Node) -> None:
+    strict = {"conf__all__rp_filter": 1, "conf__eth0__rp_filter": 0}
+    node.settings(conf__all__accept_local=1, **strict)
+    assert node.ask(OWN, POD, iface="eth0").verdict == NONE
+    assert node.ask("10.0.0.1", POD, iface="eth0").verdict == DROP
+
+
 def test_a_filter_whose_settings_are_not_known_drops_nothing(node: Node) -> None:
     assert node.ask(POD, FAR, iface="eth0").verdict == NONE
 
